@@ -1,0 +1,108 @@
+//! The binary `halation`: arguments to a validated configuration to a run. No science in it.
+
+use clap::{Parser, Subcommand};
+use halation_lapack as _;
+use std::process::ExitCode;
+
+mod assess;
+mod bench;
+mod devices;
+mod info;
+mod prior;
+mod reconstruct;
+mod report;
+mod simulate;
+
+/// Posterior images from indirect, noisy data with diffusion priors.
+#[derive(Parser)]
+#[command(name = "halation", version, about, max_term_width = 120)]
+struct Cli {
+    /// Threads [default: what affinity and cgroup quota allow]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Reconstruct a posterior ensemble from data
+    #[command(subcommand)]
+    Reconstruct(reconstruct::What),
+    /// Say what an input file holds
+    Info(info::Args),
+    /// Simulate data in the formats that the instruments write, with the truth beside it
+    #[command(subcommand)]
+    Simulate(simulate::What),
+    /// Train, inspect, sample and check priors
+    #[command(subcommand)]
+    Prior(prior::What),
+    /// Fit, calibration, image metrics and ring features of an ensemble
+    Assess(assess::Args),
+    /// Write one self-contained HTML page about an ensemble
+    Report(report::Args),
+    /// List the devices that can compute
+    Devices(devices::Args),
+    /// Time the parts and print JSON
+    #[command(subcommand)]
+    Bench(bench::What),
+}
+
+/// How a run ended, where that is not simply success.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Done.
+    Done,
+    /// Stopped by a signal; `--resume` goes on.
+    Interrupted,
+}
+
+/// Marks an error as the user's arguments or input: exit code 2 instead of 1.
+#[derive(Debug)]
+pub(crate) struct Unusable;
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "unusable arguments or input")
+    }
+}
+
+/// `{:#}` of an error, but causes that repeat what was already said are left out.
+fn message(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain().map(|c| c.to_string()) {
+        if cause != Unusable.to_string() && !parts.iter().any(|p| p.contains(&cause)) {
+            parts.push(cause);
+        }
+    }
+    parts.join(": ")
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(threads) = cli.threads
+        && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global()
+    {
+        eprintln!("halation: error: --threads {threads}: {error}");
+        return ExitCode::from(2);
+    }
+    let outcome = match cli.verb {
+        Verb::Reconstruct(what) => reconstruct::run(what),
+        Verb::Info(args) => info::run(args),
+        Verb::Simulate(what) => simulate::run(what),
+        Verb::Prior(what) => prior::run(what),
+        Verb::Assess(args) => assess::run(args),
+        Verb::Report(args) => report::run(args),
+        Verb::Devices(args) => devices::run(args),
+        Verb::Bench(what) => bench::run(what),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            let unusable = error.chain().any(|c| c.is::<Unusable>()) || error.downcast_ref::<Unusable>().is_some();
+            eprintln!("halation: error: {}", message(&error));
+            ExitCode::from(if unusable { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,21 @@
+use crate::Outcome;
+use clap::Subcommand;
+
+mod sources;
+mod vlbi;
+
+/// What is simulated.
+#[derive(Subcommand)]
+pub(crate) enum What {
+    /// Visibilities of an image through the uv coverage of a file or of an array and a schedule
+    Vlbi(vlbi::Args),
+    /// Images of compact radio sources, for training and testing priors
+    Sources(sources::Args),
+}
+
+pub(crate) fn run(what: What) -> anyhow::Result<Outcome> {
+    match what {
+        What::Vlbi(args) => vlbi::run(args),
+        What::Sources(args) => sources::run(args),
+    }
+}

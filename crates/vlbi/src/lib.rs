@@ -1,0 +1,7 @@
+//! Very long baseline interferometry: UVFITS, closures, gains, likelihoods, simulators and ring features.
+
+mod error;
+mod observation;
+
+pub use error::{Error, Result};
+pub use observation::{Band, Observation, Station, Visibility};
