@@ -100,7 +100,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            let unusable = error.chain().any(|c| c.is::<Unusable>()) || error.downcast_ref::<Unusable>().is_some();
+            let unusable = error.is::<Unusable>();
             eprintln!("halation: error: {}", message(&error));
             ExitCode::from(if unusable { 2 } else { 1 })
         }

@@ -37,7 +37,7 @@ impl Philox {
         shape.extend_from_slice(item);
         let mut out = Tensor::zeros(&shape);
         if n > 0 {
-            out.data_mut().par_chunks_mut(n).zip(draws.into_par_iter()).for_each(|(item, draw)| self.fill_normal(draw, step, item));
+            out.data_mut().par_chunks_mut(n).enumerate().for_each(|(i, item)| self.fill_normal(draws.start + i as u64, step, item));
         }
         Ok(out)
     }

@@ -54,7 +54,7 @@ impl Tensor {
 
     /// All elements, for writing.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        Arc::make_mut(&mut self.data)
+        Arc::make_mut(&mut self.data).as_mut_slice()
     }
 
     /// The elements as a vector, without a copy when this is the only holder.
