@@ -2,6 +2,7 @@
 
 mod error;
 mod observation;
+pub mod sources;
 
 pub use error::{Error, Result};
 pub use observation::{Band, Observation, Station, Visibility};
