@@ -2,6 +2,8 @@
 
 mod error;
 mod observation;
+mod uvfits;
 
 pub use error::{Error, Result};
-pub use observation::{Band, Observation, Station, Visibility};
+pub use observation::{Band, INTRA_SITE_M, Observation, Station, Visibility, ZERO_BASELINE_LAMBDA};
+pub use uvfits::{Flags, UvfitsSummary, inspect_observation, inspect_uvfits, read_observation, read_uvfits};
