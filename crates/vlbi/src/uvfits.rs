@@ -55,7 +55,7 @@ pub struct UvfitsSummary {
 /// - Left out and counted: weight <= 0, NaN or infinite; visibilities that are not finite; autocorrelations.
 /// - station1 < station2 (order of the AN table): reversed baselines are turned, (u, v) -> -(u, v), V -> conj(V).
 /// - Scans come from the row ranges of the NX table when it covers all data without overlap, otherwise from gaps: a scan ends where
-///   nothing was observed for 60 s and for 1.5 integrations.
+///   nothing was observed for 60 s and for 1.5 integrations (INTTIM, at most the pace of the data).
 ///
 /// # Errors
 /// Not FITS, not random groups, cut off, no AN table, an antenna that it does not list, several sources, linear feeds, no usable data,

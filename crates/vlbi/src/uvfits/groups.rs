@@ -70,7 +70,7 @@ pub(crate) struct Groups {
     /// Band = index of the IF; in the order of the file.
     pub(crate) visibilities: Vec<Visibility>,
     pub(crate) flags: Flags,
-    /// Start and end of every group's integration (MJD).
+    /// MJD and integration (seconds) of every group.
     pub(crate) times: Vec<Option<(f64, f64)>>,
     /// The frequency setup that the groups use.
     pub(crate) frequency_id: Option<i64>,
@@ -125,8 +125,7 @@ impl Groups {
             self.times.push(None);
             return Ok(());
         }
-        let half = 0.5 * integration_s / 86_400.0;
-        self.times.push(Some((mjd - half, mjd + half)));
+        self.times.push(Some((mjd, integration_s)));
 
         let (subarray, a1, a2, code) = antenna_pair(layout.pair, parameters);
         let station = |a: i64| {

@@ -2,19 +2,31 @@
 
 use crate::Visibility;
 
-/// A pause longer than this many seconds, and longer than 2.5 integrations, ends a scan.
-pub(crate) const SCAN_GAP_S: f64 = 60.0;
+/// A pause longer than this many seconds, and longer than 1.5 integrations, ends a scan.
+const SCAN_GAP_S: f64 = 60.0;
 
 const DAY_S: f64 = 86_400.0;
 
-fn limits(v: &Visibility) -> (f64, f64) {
-    (v.mjd - 0.5 * v.integration_s / DAY_S, v.mjd + 0.5 * v.integration_s / DAY_S)
+/// The smallest time between two integrations, seconds; infinite when there is only one.
+///
+/// Some programs write into INTTIM the time summed over IFs and hands, far longer than the pace of the data: it is limited by this.
+fn cadence_s(visibilities: &[Visibility]) -> f64 {
+    let mut times: Vec<f64> = visibilities.iter().map(|v| v.mjd).collect();
+    times.sort_by(f64::total_cmp);
+    // Times come in steps of milliseconds (f32 fractions of a day): closer ones are the same integration.
+    let same_s = 0.05;
+    times.windows(2).map(|w| (w[1] - w[0]) * DAY_S).filter(|d| *d > same_s).fold(f64::INFINITY, f64::min)
 }
 
-/// Scan limits by the gap rule: a new scan begins where the time between the end of all data so far and the start of the next
-/// exceeds 60 s and 1.5 integrations (2.5 between their middles).
+fn limits(mjd: f64, integration_s: f64, cadence_s: f64) -> (f64, f64) {
+    let half = 0.5 * integration_s.min(cadence_s) / DAY_S;
+    (mjd - half, mjd + half)
+}
+
+/// Scan limits by the gap rule: a new scan begins where nothing was observed for 60 s and for 1.5 integrations.
 pub(crate) fn scans_from_gaps(visibilities: &[Visibility]) -> Vec<(f64, f64)> {
-    let mut spans: Vec<(f64, f64)> = visibilities.iter().map(limits).collect();
+    let cadence_s = cadence_s(visibilities);
+    let mut spans: Vec<(f64, f64)> = visibilities.iter().map(|v| limits(v.mjd, v.integration_s, cadence_s)).collect();
     spans.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut scans: Vec<(f64, f64)> = Vec::new();
     for (start, end) in spans {
@@ -26,7 +38,7 @@ pub(crate) fn scans_from_gaps(visibilities: &[Visibility]) -> Vec<(f64, f64)> {
     scans
 }
 
-/// Scan limits from the row ranges of an NX table; `times` holds (start, end) of every row, none where the row is unusable.
+/// Scan limits from the row ranges of an NX table; `times` holds (MJD, integration in seconds) of every row, none where it is unusable.
 ///
 /// None when the scans overlap or when a visibility lies in none of them: then the table is not to be trusted.
 pub(crate) fn scans_from_rows(
@@ -34,6 +46,7 @@ pub(crate) fn scans_from_rows(
     times: &[Option<(f64, f64)>],
     visibilities: &[Visibility],
 ) -> Option<Vec<(f64, f64)>> {
+    let cadence_s = cadence_s(visibilities);
     let mut scans = Vec::with_capacity(ranges.len());
     let mut covered = 0;
     for &(first, last) in ranges {
@@ -42,7 +55,7 @@ pub(crate) fn scans_from_rows(
         if covered > times.len() {
             return None;
         }
-        let inside = times.get(first..=last)?.iter().flatten();
+        let inside = times.get(first..=last)?.iter().flatten().map(|t| limits(t.0, t.1, cadence_s));
         let span = inside.fold((f64::INFINITY, f64::NEG_INFINITY), |s, t| (s.0.min(t.0), s.1.max(t.1)));
         if span.0.is_finite() {
             scans.push(span);
