@@ -150,7 +150,9 @@ pub fn prepare(observation: &Observation, settings: &PrepareSettings) -> Result<
 fn check(observation: &Observation, settings: &PrepareSettings) -> Result<()> {
     let PrepareSettings { systematic, min_snr, same_site_m, same_site_lambda } = *settings;
     if !(0.0..1.0).contains(&systematic) {
-        return Err(Error::Invalid(format!("systematic noise: found {systematic}, expected a fraction in [0, 1), for example 0.01")));
+        return Err(Error::Invalid(format!(
+            "systematic noise: found {systematic}, expected a fraction in [0, 1), for example 0.01"
+        )));
     }
     for (name, value) in [("S/N limit", min_snr), ("same-site distance", same_site_m), ("same-site baseline", same_site_lambda)] {
         if !value.is_finite() || value < 0.0 {
@@ -165,7 +167,8 @@ fn check(observation: &Observation, settings: &PrepareSettings) -> Result<()> {
                 observation.source, v.mjd, v.value_jy, v.sigma_jy, v.u_lambda, v.v_lambda
             )));
         }
-        if v.station1.max(v.station2) >= observation.stations.len() || v.station1 == v.station2 || v.band >= observation.bands.len() {
+        if v.station1.max(v.station2) >= observation.stations.len() || v.station1 == v.station2 || v.band >= observation.bands.len()
+        {
             return Err(Error::Invalid(format!(
                 "{}: visibility {row}: found stations {} and {} and band {}, expected two different ones of {} stations and one of {} bands",
                 observation.source,

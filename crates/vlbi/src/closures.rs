@@ -64,10 +64,8 @@ pub fn closure_amplitude_basis(visibilities: &[Visibility]) -> Vec<ClosureAmplit
     let mut order: Vec<usize> = (0..edges.len()).collect();
     order.sort_by(|&a, &b| edges[a].variance.total_cmp(&edges[b].variance).then(a.cmp(&b)));
     // Entries stay in {0, 1/2, 1, 2} up to sign, which f64 holds exactly.
-    let mut rows: Vec<Vec<f64>> = stations
-        .iter()
-        .map(|&s| order.iter().map(|&k| if edges[k].ends.contains(&s) { 1.0 } else { 0.0 }).collect())
-        .collect();
+    let mut rows: Vec<Vec<f64>> =
+        stations.iter().map(|&s| order.iter().map(|&k| if edges[k].ends.contains(&s) { 1.0 } else { 0.0 }).collect()).collect();
     let mut pivots: Vec<usize> = Vec::new();
     let mut free = Vec::new();
     for column in 0..order.len() {
@@ -257,7 +255,9 @@ mod tests {
     fn incidence(g: &[Visibility], signed: bool) -> Vec<Vec<f64>> {
         (0..8)
             .map(|s| {
-                let entry = |v: &Visibility| (v.station1 == s) as i32 as f64 + if signed { -1.0 } else { 1.0 } * (v.station2 == s) as i32 as f64;
+                let entry = |v: &Visibility| {
+                    (v.station1 == s) as i32 as f64 + if signed { -1.0 } else { 1.0 } * (v.station2 == s) as i32 as f64
+                };
                 g.iter().map(entry).collect()
             })
             .collect()

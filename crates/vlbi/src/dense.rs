@@ -42,6 +42,15 @@ pub(crate) fn times(a: &Array2<f64>, x: &[f64]) -> Vec<f64> {
     a.rows().into_iter().map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
 }
 
+/// T diag(variance) T^T.
+pub(crate) fn weighted_gram(t: &Array2<f64>, variance: &[f64]) -> Array2<f64> {
+    let mut scaled = t.clone();
+    for mut row in scaled.rows_mut() {
+        row.iter_mut().zip(variance).for_each(|(x, v)| *x *= v);
+    }
+    scaled.dot(&t.t())
+}
+
 /// A matrix with one row per combination of `columns` data.
 pub(crate) fn combinations<'a>(legs: impl ExactSizeIterator<Item = &'a Vec<(usize, f64)>>, columns: usize) -> Array2<f64> {
     let mut out = Array2::zeros((legs.len(), columns));

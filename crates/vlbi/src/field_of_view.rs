@@ -1,9 +1,8 @@
 //! The field of view that the data ask for.
 
-use crate::dense::{cholesky, combinations, solve_lower, times};
 use crate::closures::{closure_amplitude_basis, relative_variance};
+use crate::dense::{cholesky, combinations, solve_lower, times, weighted_gram};
 use crate::{Error, ImageGrid, MICROARCSECOND_RAD, Prepared, Result};
-use ndarray::Array2;
 use std::f64::consts::{LN_2, PI};
 
 /// Nominal resolutions 1 / max baseline across the default field.
@@ -75,8 +74,8 @@ fn gaussian_fwhm(prepared: &Prepared) -> Option<f64> {
             continue;
         }
         let c = combinations(basis.iter().map(|b| &b.legs), part.len());
-        let variance = Array2::from_diag(&part.iter().map(|v| relative_variance(v) + LN_2 * LN_2).collect());
-        let Ok(l) = cholesky(&c.dot(&variance).dot(&c.t())) else { continue };
+        let variance: Vec<f64> = part.iter().map(|v| relative_variance(v) + LN_2 * LN_2).collect();
+        let Ok(l) = cholesky(&weighted_gram(&c, &variance)) else { continue };
         let w = solve_lower(&l, &c);
         let data = times(&w, &part.iter().map(|v| v.value_jy.norm().ln()).collect::<Vec<_>>());
         let slope = |u: f64, v: f64| -PI * PI * (u * u + v * v) / (4.0 * LN_2);

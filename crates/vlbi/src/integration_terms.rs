@@ -1,7 +1,7 @@
 //! The residuals of one integration as functions of its model visibilities, whitened.
 
 use crate::closures::{Cycle, closure_amplitude_basis, cycle_basis, relative_variance};
-use crate::dense::{cholesky, combinations, solve_lower, times};
+use crate::dense::{cholesky, combinations, solve_lower, times, weighted_gram};
 use crate::{DataProducts, LikelihoodSettings, Prepared, Result, Visibility};
 use ndarray::Array2;
 use num_complex::Complex64;
@@ -63,7 +63,13 @@ impl Term {
             let data = visibilities.iter().map(|v| v.value_jy).collect();
             let sigma_jy = visibilities.iter().map(|v| v.sigma_jy).collect();
             let kind = Kind::Complex { data, sigma_jy };
-            return Ok(Self { range, phase_rows: first_row..first_row, amplitude_rows: first_row..first_row, complex_rows: rows, kind });
+            return Ok(Self {
+                range,
+                phase_rows: first_row..first_row,
+                amplitude_rows: first_row..first_row,
+                complex_rows: rows,
+                kind,
+            });
         }
         let n = visibilities.len();
         let variance: Vec<f64> = visibilities.iter().map(relative_variance).collect();
@@ -175,8 +181,7 @@ impl Polar {
         let cycles = self.cycles.len();
         out[..cycles].copy_from_slice(&times(&self.whiten_phase, &wrapped));
         let shift = scale.ln();
-        let difference: Vec<f64> =
-            (0..re.len()).map(|k| self.log_amplitude[k] - 0.5 * power(re[k], im[k]).ln() - shift).collect();
+        let difference: Vec<f64> = (0..re.len()).map(|k| self.log_amplitude[k] - 0.5 * power(re[k], im[k]).ln() - shift).collect();
         out[cycles..].copy_from_slice(&times(&self.amplitude, &difference));
     }
 
@@ -203,15 +208,6 @@ fn power(re: f64, im: f64) -> f64 {
 pub(crate) fn wrap(angle: f64) -> f64 {
     let turned = angle - TAU * (angle / TAU).round();
     turned.clamp(-PI, PI)
-}
-
-/// T diag(variance) T^T.
-fn weighted_gram(t: &Array2<f64>, variance: &[f64]) -> Array2<f64> {
-    let mut scaled = t.clone();
-    for mut row in scaled.rows_mut() {
-        row.iter_mut().zip(variance).for_each(|(x, v)| *x *= v);
-    }
-    scaled.dot(&t.t())
 }
 
 /// D + G S G^T: thermal and systematic noise of ln|V|, and station log-gains that each baseline of the station shares.

@@ -13,6 +13,8 @@ mod grid;
 mod integration_terms;
 mod likelihood;
 mod likelihood_settings;
+#[cfg(test)]
+mod likelihood_tests;
 mod likelihood_whitened;
 mod observation;
 mod preparation_report;

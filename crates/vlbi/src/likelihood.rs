@@ -263,7 +263,9 @@ fn check(prepared: &Prepared, settings: &LikelihoodSettings) -> Result<()> {
     }?;
     let bad = |sigma: f64| !sigma.is_finite() || sigma < 0.0;
     if let Some(sigma) = settings.gains.by_station.values().chain([&settings.gains.default]).find(|&&s| bad(s)) {
-        return Err(Error::Invalid(format!("station gain prior: found {sigma}, expected a standard deviation of ln|g| that is not negative")));
+        return Err(Error::Invalid(format!(
+            "station gain prior: found {sigma}, expected a standard deviation of ln|g| that is not negative"
+        )));
     }
     Ok(())
 }

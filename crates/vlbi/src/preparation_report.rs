@@ -84,7 +84,9 @@ impl fmt::Display for PreparationReport {
         writeln!(f, "systematic noise: {} % of the amplitude", 100.0 * self.systematic)?;
         write!(f, "{} within one site set aside", self.intra_site)?;
         match self.zero_baseline_flux_jy {
-            Some(flux) => writeln!(f, " (total flux density {flux:.3} Jy; between sites at most {:.3} Jy)", self.max_inter_site_flux_jy)?,
+            Some(flux) => {
+                writeln!(f, " (total flux density {flux:.3} Jy; between sites at most {:.3} Jy)", self.max_inter_site_flux_jy)?
+            }
             None => writeln!(f, " (no total flux density; between sites at most {:.3} Jy)", self.max_inter_site_flux_jy)?,
         }
         writeln!(f, "{} with S/N below {} dropped", self.low_snr, self.min_snr)?;
