@@ -1,6 +1,6 @@
 //! From an observation to the visibilities that a likelihood uses: averaged, with systematic noise, without intra-site and faint ones.
 
-use crate::{Band, Error, Observation, PreparationReport, Result, Station, Visibility};
+use crate::{Band, Error, INTRA_SITE_M, Observation, PreparationReport, Result, Station, Visibility, ZERO_BASELINE_LAMBDA};
 use num_complex::Complex64;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,14 +15,16 @@ pub struct PrepareSettings {
     /// Averaged visibilities with |V| / sigma below this are dropped; 0 keeps all. Closures are Gaussian only above about 3.
     pub min_snr: f64,
     /// Stations closer than this are one site: their baseline sees the total flux, not the structure.
+    /// Metres.
     pub same_site_m: f64,
     /// Projected length below which a baseline counts as intra-site when a station's position is unknown.
+    /// Wavelengths.
     pub same_site_lambda: f64,
 }
 
 impl Default for PrepareSettings {
     fn default() -> Self {
-        Self { systematic: 0.01, min_snr: 3.0, same_site_m: 30e3, same_site_lambda: 0.1e9 }
+        Self { systematic: 0.01, min_snr: 3.0, same_site_m: INTRA_SITE_M, same_site_lambda: ZERO_BASELINE_LAMBDA }
     }
 }
 
@@ -61,12 +63,12 @@ pub struct Prepared {
 impl Prepared {
     /// The longest projected baseline, wavelengths.
     pub fn max_baseline_lambda(&self) -> f64 {
-        self.visibilities.iter().map(|v| v.u_lambda.hypot(v.v_lambda)).fold(0.0, f64::max)
+        self.visibilities.iter().map(Visibility::baseline_lambda).fold(0.0, f64::max)
     }
 
     /// The shortest projected baseline between sites, wavelengths.
     pub fn min_baseline_lambda(&self) -> f64 {
-        self.visibilities.iter().map(|v| v.u_lambda.hypot(v.v_lambda)).fold(f64::INFINITY, f64::min)
+        self.visibilities.iter().map(Visibility::baseline_lambda).fold(f64::INFINITY, f64::min)
     }
 
     /// The visibilities of one integration.
@@ -275,7 +277,7 @@ fn average(observation: &Observation, scan_of: &[usize]) -> Vec<(usize, Visibili
 fn same_site(observation: &Observation, v: &Visibility, settings: &PrepareSettings) -> bool {
     let [a, b] = [v.station1, v.station2].map(|s| observation.stations[s].position_m);
     if a == [0.0; 3] || b == [0.0; 3] {
-        return v.u_lambda.hypot(v.v_lambda) < settings.same_site_lambda;
+        return v.baseline_lambda() < settings.same_site_lambda;
     }
     a.iter().zip(&b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt() < settings.same_site_m
 }

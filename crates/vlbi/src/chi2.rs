@@ -2,8 +2,8 @@
 
 use crate::closures::relative_variance;
 use crate::closures_minimal::{minimal_quadrangles, minimal_triangles};
-use crate::likelihood::Evaluation;
-use crate::{DataProducts, Prepared, VlbiLikelihood};
+use crate::likelihood::{Evaluation, smallest_sum};
+use crate::{DataProducts, FluxScale, Prepared, VlbiLikelihood};
 use num_complex::Complex64;
 
 /// Reduced chi2 of one data product.
@@ -83,7 +83,12 @@ impl VlbiLikelihood {
     /// The visibilities that an image u predicts.
     pub fn predict(&self, image: &[f64]) -> Prediction {
         let at = self.evaluate(image);
-        let log_scale = if at.scale == 1.0 && at.sum.is_none() { self.best_log_scale(&at) } else { at.scale.ln() };
+        // Closures are evaluated without a scale; whoever draws amplitudes wants the one that was given.
+        let log_scale = match self.settings().flux {
+            FluxScale::Free => self.best_log_scale(&at),
+            FluxScale::PixelJy(scale) => scale.ln(),
+            FluxScale::TotalJy(flux) => (flux / image.iter().sum::<f64>().max(smallest_sum(image.len()))).ln(),
+        };
         let c = log_scale.exp();
         let visibilities_jy = at.re.iter().zip(&at.im).map(|(&a, &b)| c * Complex64::new(a, b)).collect();
         Prediction { visibilities_jy, log_scale }

@@ -110,5 +110,5 @@ fn deviation(all: &[Visibility], legs: &[(usize, f64)]) -> f64 {
 }
 
 fn longest(all: &[Visibility], legs: &[(usize, f64)]) -> f64 {
-    legs.iter().map(|&(k, _)| all[k].u_lambda.hypot(all[k].v_lambda)).fold(0.0, f64::max)
+    legs.iter().map(|&(k, _)| all[k].baseline_lambda()).fold(0.0, f64::max)
 }

@@ -20,6 +20,7 @@ mod observation;
 mod preparation_report;
 #[cfg(test)]
 mod testing;
+mod uvfits;
 mod visibility_operator;
 
 pub use averaging::{Integration, PrepareSettings, Prepared, prepare};
@@ -32,5 +33,6 @@ pub use fourier::{Fourier, Pulse};
 pub use grid::{ImageGauge, ImageGrid, MICROARCSECOND_RAD};
 pub use likelihood::VlbiLikelihood;
 pub use likelihood_settings::{DataProducts, FluxScale, GainPrior, LikelihoodSettings, PriorUnits};
-pub use observation::{Band, Observation, Station, Visibility};
+pub use observation::{Band, INTRA_SITE_M, Observation, Station, Visibility, ZERO_BASELINE_LAMBDA};
 pub use preparation_report::PreparationReport;
+pub use uvfits::{Flags, UvfitsSummary, inspect_observation, inspect_uvfits, read_observation, read_uvfits};

@@ -151,7 +151,7 @@ impl VlbiLikelihood {
             FluxScale::PixelJy(scale) => (scale, None),
             FluxScale::TotalJy(_) if self.settings.data == DataProducts::Closures => (1.0, None),
             FluxScale::TotalJy(flux) => {
-                let (sum, smallest) = (image.iter().sum::<f64>(), 1e-6 * image.len() as f64);
+                let (sum, smallest) = (image.iter().sum::<f64>(), smallest_sum(image.len()));
                 if sum > smallest { (flux / sum, Some(sum)) } else { (flux / smallest, None) }
             }
         }
@@ -177,6 +177,11 @@ impl VlbiLikelihood {
             rows.iter_mut().zip(direction).for_each(|(x, d)| *x -= along * d);
         }
     }
+}
+
+/// The smallest sum(u) of `pixels` pixels that a total flux is divided by.
+pub(crate) fn smallest_sum(pixels: usize) -> f64 {
+    1e-6 * pixels as f64
 }
 
 /// One evaluation of the likelihood at an image u.
