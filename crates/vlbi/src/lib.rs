@@ -18,6 +18,7 @@ mod likelihood_settings;
 mod likelihood_tests;
 mod likelihood_whitened;
 mod observation;
+pub mod sources;
 
 mod preparation_report;
 #[cfg(test)]
