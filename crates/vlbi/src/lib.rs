@@ -1,5 +1,6 @@
 //! Very long baseline interferometry: UVFITS, closures, gains, likelihoods, simulators and ring features.
 
+pub mod align;
 mod averaging;
 mod chi2;
 mod closure_data;
@@ -18,6 +19,9 @@ mod likelihood_settings;
 mod likelihood_tests;
 mod likelihood_whitened;
 mod observation;
+pub mod ring;
+#[cfg(test)]
+mod ring_tests;
 pub mod sources;
 
 mod preparation_report;
