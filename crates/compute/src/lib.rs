@@ -6,6 +6,7 @@
 mod attention;
 mod conv;
 mod error;
+mod fft;
 mod map;
 mod norm;
 mod philox;
@@ -19,6 +20,7 @@ mod tests;
 pub use attention::{AttentionWeights, attention, attention_backward};
 pub use conv::{ConvGrads, ConvShape, ConvWeights, Epilogue, conv2d, conv2d_input_grad};
 pub use error::{Error, Result};
+pub use fft::Fft2;
 pub use map::{Map, serial};
 pub use norm::{Affine, AffineGrads, GroupStats, group_norm, group_norm_backward, group_norm_stats, silu, silu_backward};
 pub use philox::{Philox, Sequence};

@@ -1,0 +1,125 @@
+//! Preparation and closure likelihood on the EHT's 2017 data of M87*; skipped where the data are not there.
+
+use halation_compute::{Philox, Tensor};
+use halation_inverse::Likelihood;
+use halation_lapack as _;
+use halation_vlbi::{
+    ClosureData, DataProducts, FluxScale, ImageGrid, LikelihoodSettings, MICROARCSECOND_RAD, PrepareSettings, Prepared,
+    VlbiLikelihood, check_field_of_view, field_of_view, prepare, read_observation,
+};
+use std::path::PathBuf;
+
+/// The files of `data/vlbi` under the shared folder, or none, said on stderr.
+fn shared(test: &str, files: &[&str]) -> Option<Vec<PathBuf>> {
+    let root = std::env::var_os("HALATION_SHARED")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")), PathBuf::from);
+    let root = if root.is_dir() { root } else { PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../../shared")) };
+    let paths: Vec<PathBuf> = files.iter().map(|f| root.join("data/vlbi").join(f)).collect();
+    if let Some(missing) = paths.iter().find(|p| !p.is_file()) {
+        eprintln!("skipped: {test} needs {}", missing.display());
+        return None;
+    }
+    Some(paths)
+}
+
+const LOW: &str = "m87_2017/SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits";
+const HIGH: &str = "m87_2017/SR1_M87_2017_096_hi_hops_netcal_StokesI.uvfits";
+const FIDUCIAL: &str = "m87_2017/eht_fiducial_096.fits";
+
+fn prepared(paths: &[PathBuf], systematic: f64, min_snr: f64) -> Prepared {
+    prepare(&read_observation(paths).unwrap(), &PrepareSettings { systematic, min_snr, ..Default::default() }).unwrap()
+}
+
+/// The counts that completeness demands of 6 April, low band.
+#[test]
+fn counts_of_m87_6_april_low_band() {
+    let Some(paths) = shared("counts_of_m87_6_april_low_band", &[LOW]) else { return };
+    for (min_snr, closures) in [(0.0, (141, 117)), (3.0, (122, 98))] {
+        let p = prepared(&paths, 0.01, min_snr);
+        eprintln!("{}\n", p.report);
+        assert_eq!(p.report.scans, 25);
+        assert_eq!((p.report.closure_phases, p.report.log_closure_amplitudes), closures, "S/N >= {min_snr}");
+        let data = ClosureData::of(&p);
+        assert_eq!((data.phases.len(), data.amplitudes.len()), closures);
+        // Total flux of M87* at 230 GHz in April 2017: 1.1 to 1.2 Jy within one site.
+        let flux = p.report.zero_baseline_flux_jy.unwrap();
+        assert!((1.1..1.25).contains(&flux), "{flux}");
+    }
+}
+
+/// The EHT's fiducial image fits, turned by half a circle (the opposite Fourier sign) it does not.
+#[test]
+fn fiducial_image_of_6_april() {
+    let Some(mut paths) = shared("fiducial_image_of_6_april", &[LOW, HIGH, FIDUCIAL]) else { return };
+    let sky = halation_io::read_fits_image(&paths.pop().unwrap()).unwrap();
+    let grid = ImageGrid::new(sky.pixels.nrows(), sky.fov_rad().0).unwrap();
+    let p = prepared(&paths, 0.01, 0.0);
+    let likelihood = VlbiLikelihood::new(&p, grid, &LikelihoodSettings::default()).unwrap();
+    let image: Vec<f64> = sky.pixels.iter().copied().collect();
+    let chi2 = likelihood.chi2(&image);
+    chi2.iter().for_each(|c| eprintln!("{c}"));
+    for (c, expected) in chi2.iter().zip([("closure_phase", 1.09), ("log_closure_amplitude", 1.32)]) {
+        assert_eq!(c.product, expected.0);
+        // Published with two decimals.
+        assert!((c.whitened - expected.1).abs() < 0.005 + 1e-9, "{c}");
+    }
+    let turned: Vec<f64> = image.into_iter().rev().collect();
+    let turned = likelihood.chi2(&turned);
+    eprintln!("turned: {}", turned[0]);
+    assert!((turned[0].whitened - 520.0).abs() < 10.0, "{}", turned[0]);
+}
+
+/// Gradient against central differences with the full data of both bands, every data product.
+#[test]
+fn gradient_on_real_data() {
+    let Some(paths) = shared("gradient_on_real_data", &[LOW, HIGH]) else { return };
+    let p = prepared(&paths, 0.01, 3.0);
+    let grid = ImageGrid::new(64, 128.0 * MICROARCSECOND_RAD).unwrap();
+    let mut random = Philox::new(3).sequence(0, 0);
+    // A ring with texture, on a lattice that f32 steps keep exact.
+    let z: Vec<f32> = (0..grid.len())
+        .map(|k| {
+            let r = grid.l_rad(k % 64).hypot(grid.m_rad(k / 64)) / MICROARCSECOND_RAD;
+            let u = (-((r - 20.0) / 8.0).powi(2)).exp() * (0.6 + 0.4 * random.uniform()) + 0.02 * random.uniform();
+            (((2.0 * u - 1.0) * 2048.0).round() / 2048.0) as f32
+        })
+        .collect();
+    let direction: Vec<f32> = (0..grid.len()).map(|_| if random.uniform() < 0.5 { 1.0 } else { -1.0 }).collect();
+    for (data, flux) in [
+        (DataProducts::Closures, FluxScale::Free),
+        (DataProducts::AmplitudesAndClosures, FluxScale::Free),
+        (DataProducts::AmplitudesAndClosures, FluxScale::TotalJy(0.6)),
+        (DataProducts::CalibratedVisibilities, FluxScale::TotalJy(0.6)),
+    ] {
+        let likelihood = VlbiLikelihood::new(&p, grid, &LikelihoodSettings { data, flux, ..Default::default() }).unwrap();
+        let value = |h: f32| {
+            let moved = z.iter().zip(&direction).map(|(z, d)| z + h * d).collect();
+            likelihood.neg_log_and_grad(&Tensor::from_vec(&[1, 1, 64, 64], moved).unwrap()).unwrap().0[0]
+        };
+        let whitened = likelihood.residual(&z).unwrap().unwrap();
+        let gradient = whitened.vjp(whitened.value());
+        let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * *d as f64).sum();
+        let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let h = 2f32.powi(-13);
+        let quotient = (8.0 * (value(h) - value(-h)) - (value(2.0 * h) - value(-2.0 * h))) / (12.0 * h as f64);
+        assert!((quotient - slope).abs() < 1e-5 * (slope.abs() + norm), "{data:?} {flux:?}: {quotient} {slope}");
+    }
+}
+
+#[test]
+fn default_field_of_m87() {
+    let Some(paths) = shared("default_field_of_m87", &[LOW, HIGH]) else { return };
+    let p = prepared(&paths, 0.01, 3.0);
+    let limits = (100.0 * MICROARCSECOND_RAD, 250.0 * MICROARCSECOND_RAD);
+    let found = field_of_view(&p, limits);
+    let uas = |rad: f64| rad / MICROARCSECOND_RAD;
+    eprintln!(
+        "field {:.1}, resolution {:.1}, Gaussian {:?}",
+        uas(found.fov_rad),
+        uas(found.resolution_rad),
+        found.gaussian_fwhm_rad.map(uas)
+    );
+    assert!((120.0..136.0).contains(&uas(found.fov_rad)));
+    assert!(check_field_of_view(&p, ImageGrid { n: 64, fov_rad: found.fov_rad }).is_ok());
+    assert!(check_field_of_view(&p, ImageGrid { n: 64, fov_rad: 30.0 * MICROARCSECOND_RAD }).is_err());
+}
