@@ -12,14 +12,23 @@ fn quantity(text: &str, units: &[(&str, f64)]) -> Result<f64, String> {
     let split = split.ok_or_else(|| format!("{text:?} does not start with a number; write for example 1{}", units[0].0))?;
     let (value, unit) = (text[..split].trim_end().parse::<f64>().unwrap_or(f64::NAN), text[split..].trim());
     let factor = units.iter().find(|u| u.0 == unit).map(|u| u.1);
-    let factor = factor.ok_or_else(|| if unit.is_empty() { format!("{text:?} has no unit; use one of {}", names()) } else { format!("unit {unit:?} is not one of {}", names()) })?;
+    let factor = factor.ok_or_else(|| {
+        if unit.is_empty() {
+            format!("{text:?} has no unit; use one of {}", names())
+        } else {
+            format!("unit {unit:?} is not one of {}", names())
+        }
+    })?;
     let result = value * factor;
     if result.is_finite() && result > 0.0 { Ok(result) } else { Err(format!("{text:?} is not a positive number")) }
 }
 
 /// An angle, in radians.
 pub(crate) fn angle_rad(text: &str) -> Result<f64, String> {
-    quantity(text, &[("uas", MICROARCSECOND_RAD), ("mas", 1e3 * MICROARCSECOND_RAD), ("arcsec", 1e6 * MICROARCSECOND_RAD), ("rad", 1.0)])
+    quantity(
+        text,
+        &[("uas", MICROARCSECOND_RAD), ("mas", 1e3 * MICROARCSECOND_RAD), ("arcsec", 1e6 * MICROARCSECOND_RAD), ("rad", 1.0)],
+    )
 }
 
 /// A flux density, in Jy.

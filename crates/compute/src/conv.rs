@@ -360,6 +360,12 @@ impl ConvGrads {
         Ok(())
     }
 
+    /// Back to zero.
+    pub fn clear(&mut self) {
+        self.weight.fill(0.0);
+        self.bias.fill(0.0);
+    }
+
     /// Adds another sum to this one.
     pub fn add(&mut self, other: &ConvGrads) {
         self.weight.iter_mut().zip(&other.weight).for_each(|(a, b)| *a += b);

@@ -28,14 +28,14 @@ fn dot(a: &Array, b: &Array) -> f64 {
     a.data.iter().zip(&b.data).map(|(a, b)| a * b).sum()
 }
 
-/// <g, df/dx dx> by central differences of the reference, against <vjp, dx>. f64 differences with step 1e-4 err by some 1e-8;
+/// <g, df/dx dx> by central differences of the reference, against <vjp, dx>. f64 differences with step 1e-5 err by some 1e-9;
 /// the tolerance is f32 rounding over the sums involved, relative to the product of norms.
 #[track_caller]
 fn check_vjp(what: &str, f: impl Fn(&Array) -> Array, x: &Array, g: &Tensor, vjp: &Tensor) {
     let g = array(g);
     for stream in [900, 901] {
         let dx = array(&random(x.shape, stream));
-        let step = 1e-4;
+        let step = 1e-5;
         let change = f(&x.plus(step, &dx)).plus(-1.0, &f(&x.plus(-step, &dx)));
         let expected = dot(&g, &change) / (2.0 * step);
         let vjp = array(vjp);

@@ -384,7 +384,11 @@ mod tests {
         for (family, probability) in Family::ALL {
             let expected = n as f64 * probability;
             let found = counts.get(&family).copied().unwrap_or(0) as f64;
-            assert!((found - expected).abs() < 4.0 * (expected * (1.0 - probability)).sqrt(), "{}: {found} {expected}", family.name());
+            assert!(
+                (found - expected).abs() < 4.0 * (expected * (1.0 - probability)).sqrt(),
+                "{}: {found} {expected}",
+                family.name()
+            );
         }
         let share = rings as f64 / n as f64;
         assert!((0.35..=0.6).contains(&share), "ring share {share}");
@@ -420,7 +424,8 @@ mod tests {
                     averaged[row / 2 * 48 + column / 2] += 0.25 * b[row * 96 + column] as f64;
                 }
             }
-            let (aa, ab) = a.iter().zip(&averaged).fold((0.0, 0.0), |(x, y), (a, b)| (x + *a as f64 * *a as f64, y + *a as f64 * b));
+            let (aa, ab) =
+                a.iter().zip(&averaged).fold((0.0, 0.0), |(x, y), (a, b)| (x + *a as f64 * *a as f64, y + *a as f64 * b));
             let scale = aa / ab;
             let error: f64 = a.iter().zip(&averaged).map(|(a, b)| (*a as f64 - scale * b).powi(2)).sum::<f64>() / aa;
             eprintln!("{} {} {} {} {}", error.sqrt(), p.family.name(), p.diameter_pixels, p.blur_fwhm_uas, q.diameter_pixels);

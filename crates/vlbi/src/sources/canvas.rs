@@ -337,6 +337,9 @@ mod tests {
         canvas.add_elliptical((4.0, -7.0), 12.0, 0.5, 0.7, 2.0);
         let (flux, east, north) = canvas.flux_and_centroid();
         let expected = 2.0 * std::f64::consts::TAU * 12.0 * 6.0 / FWHM_PER_SIGMA.powi(2);
-        assert!((flux / expected - 1.0).abs() < 1e-4 && (east - 4.0).abs() < 1e-3 && (north + 7.0).abs() < 1e-3, "{flux} {east} {north}");
+        assert!(
+            (flux / expected - 1.0).abs() < 1e-4 && (east - 4.0).abs() < 1e-3 && (north + 7.0).abs() < 1e-3,
+            "{flux} {east} {north}"
+        );
     }
 }

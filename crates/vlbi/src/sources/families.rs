@@ -119,7 +119,13 @@ impl Draw<'_> {
             let x = (r - radius) * inverse_sigma / (1.0 + flare_e * s + flare_n * c);
             exp32(-0.5 * x * x) * azimuthal.at(s, c) + floor * exp32(floor_scale * r * r)
         });
-        Source { canvas, has_ring: azimuthal.closed(), diameter_uas: diameter, position_angle_rad: azimuthal.bright, blur_fwhm_uas: blur }
+        Source {
+            canvas,
+            has_ring: azimuthal.closed(),
+            diameter_uas: diameter,
+            position_angle_rad: azimuthal.bright,
+            blur_fwhm_uas: blur,
+        }
     }
 
     fn flat_ring(&mut self) -> Source {
@@ -139,7 +145,13 @@ impl Draw<'_> {
             let hole = edge(inner - r, sharp);
             edge(outer - r, sharp) * ((1.0 - hole) * azimuthal.at(s, c) + hole * floor)
         });
-        Source { canvas, has_ring: azimuthal.closed(), diameter_uas: diameter, position_angle_rad: azimuthal.bright, blur_fwhm_uas: blur }
+        Source {
+            canvas,
+            has_ring: azimuthal.closed(),
+            diameter_uas: diameter,
+            position_angle_rad: azimuthal.bright,
+            blur_fwhm_uas: blur,
+        }
     }
 
     /// A disk minus a smaller, displaced disk.
@@ -291,7 +303,9 @@ impl Draw<'_> {
         let (start, end) = (self.rng.range(0.3, 1.0) * core, self.rng.range(0.6, 2.5) * core);
         let (fade, ridge) = (self.rng.log_range(0.2, 2.0), self.rng.log_range(0.02, 0.7));
         let knots: Vec<(f64, f64, f64)> = (0..1 + self.rng.index(4))
-            .map(|_| (self.rng.range(0.12, 1.0), self.rng.log_range(0.05, 1.2), self.rng.log_range(0.6, 2.0) * core.clamp(3.0, 12.0)))
+            .map(|_| {
+                (self.rng.range(0.12, 1.0), self.rng.log_range(0.05, 1.2), self.rng.log_range(0.6, 2.0) * core.clamp(3.0, 12.0))
+            })
             .collect();
         let counter = if self.chance(0.15) { self.rng.log_range(0.02, 0.3) } else { 0.0 };
         let (axis_ratio, core_angle) = (self.rng.range(0.4, 1.0), angle + 0.3 * self.rng.normal());

@@ -211,7 +211,8 @@ fn fast_turn(y: f32, x: f32) -> f32 {
     let (large, small) = if ax > ay { (ax, ay) } else { (ay, ax) };
     let z = small / large.max(1e-20);
     let z2 = z * z;
-    let p = ((((-0.013_480_47 * z2 + 0.057_477_314) * z2 - 0.121_239_07) * z2 + 0.195_635_93) * z2 - 0.332_994_6) * z2 + 0.999_995_63;
+    let p =
+        ((((-0.013_480_47 * z2 + 0.057_477_314) * z2 - 0.121_239_07) * z2 + 0.195_635_93) * z2 - 0.332_994_6) * z2 + 0.999_995_63;
     let mut turn = p * z * std::f32::consts::FRAC_1_PI * 0.5;
     if ay > ax {
         turn = 0.25 - turn;

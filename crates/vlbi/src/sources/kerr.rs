@@ -180,7 +180,9 @@ pub(super) fn redshift(a: f64, ray: &Ray, at: &Crossing) -> f64 {
     let delta = r * r - 2.0 * r + a * a;
     let u_t = ((r * r + a * a + 2.0 * a * a / r) * energy - 2.0 * a / r * momentum) / delta;
     let u_phi = (2.0 * a / r * energy + (1.0 - 2.0 / r) * momentum) / delta;
-    let fall = energy * energy - 1.0 + 2.0 / r + (a * a * (energy * energy - 1.0) - momentum * momentum) / (r * r)
+    let fall = energy * energy - 1.0
+        + 2.0 / r
+        + (a * a * (energy * energy - 1.0) - momentum * momentum) / (r * r)
         + 2.0 * (momentum - a * energy).powi(2) / r.powi(3);
     let u_r = -fall.max(0.0).sqrt();
     let potential = (r * r + a * a - a * ray.l).powi(2) - delta * (ray.eta + (ray.l - a).powi(2));
@@ -303,7 +305,10 @@ mod tests {
             let ray = Ray::from_screen(a, 1.0, -5.5, 1.0);
             let g = |r: f64| redshift(a, &ray, &Crossing { r, phi: 0.0, outwards: true });
             assert!((g(isco + 1e-9) - g(isco - 1e-9)).abs() < 1e-4, "a {a}");
-            assert!(g(isco * 1.5) > redshift(a, &Ray::from_screen(a, 1.0, 5.5, 1.0), &Crossing { r: isco * 1.5, phi: 0.0, outwards: true }));
+            assert!(
+                g(isco * 1.5)
+                    > redshift(a, &Ray::from_screen(a, 1.0, 5.5, 1.0), &Crossing { r: isco * 1.5, phi: 0.0, outwards: true })
+            );
         }
     }
 }
