@@ -32,7 +32,7 @@ pub use averaging::{Integration, PrepareSettings, Prepared, prepare};
 pub use chi2::{ChiSquare, Prediction};
 pub use closure_data::{ClosureData, ClosurePhase, LogClosureAmplitude};
 pub use closures_minimal::{minimal_quadrangles, minimal_triangles};
-pub use earth::{elevation_rad, gmst_rad, uv_m};
+pub use earth::{elevation_rad, gmst_rad, utc_text, uv_m};
 pub use error::{Error, Result};
 pub use field_of_view::{FieldOfView, check_field_of_view, field_of_view};
 pub use fourier::{Fourier, Pulse};
