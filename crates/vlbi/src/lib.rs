@@ -1,5 +1,6 @@
 //! Very long baseline interferometry: UVFITS, closures, gains, likelihoods, simulators and ring features.
 
+mod array;
 mod averaging;
 mod chi2;
 mod closure_data;
@@ -18,19 +19,20 @@ mod likelihood_settings;
 mod likelihood_tests;
 mod likelihood_whitened;
 mod observation;
-pub mod sources;
-
 mod preparation_report;
+pub mod simulate;
+pub mod sources;
 #[cfg(test)]
 mod testing;
 mod uvfits;
 mod visibility_operator;
 
+pub use array::{Array, ArrayStation};
 pub use averaging::{Integration, PrepareSettings, Prepared, prepare};
 pub use chi2::{ChiSquare, Prediction};
 pub use closure_data::{ClosureData, ClosurePhase, LogClosureAmplitude};
 pub use closures_minimal::{minimal_quadrangles, minimal_triangles};
-pub use earth::{elevation_rad, gmst_rad, uv_m};
+pub use earth::{elevation_rad, gmst_rad, utc_text, uv_m};
 pub use error::{Error, Result};
 pub use field_of_view::{FieldOfView, check_field_of_view, field_of_view};
 pub use fourier::{Fourier, Pulse};
