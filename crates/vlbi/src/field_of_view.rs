@@ -20,17 +20,28 @@ const BESSEL_POINTS: usize = 128;
 pub struct FieldOfView {
     /// The default field, radians.
     pub fov_rad: f64,
-    /// Nominal resolution, 1 / longest projected baseline, radians.
+    /// Nominal resolution, 1 / longest projected baseline between sites whatever its S/N, radians.
     pub resolution_rad: f64,
     /// Outer diameter at half maximum of the blurred circular ring, from point-like to broad, that fits the log closure amplitudes
     /// best, radians; none when there are no log closure amplitudes.
     pub size_rad: Option<f64>,
 }
 
+impl std::fmt::Display for FieldOfView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [fov, resolution] = [self.fov_rad, self.resolution_rad].map(|rad| rad / MICROARCSECOND_RAD);
+        write!(f, "field of view {fov:.1} microarcsec (resolution {resolution:.1}, source size about ")?;
+        match self.size_rad {
+            Some(size) => write!(f, "{:.0})", size / MICROARCSECOND_RAD),
+            None => write!(f, "unknown)"),
+        }
+    }
+}
+
 /// The default field: 5.2 nominal resolutions, or twice the size estimate if that is more, within `limits_rad` (the range
 /// of fields that the prior was trained for). EHT 2017: about 128 microarcseconds, as its imaging papers use.
 pub fn field_of_view(prepared: &Prepared, limits_rad: (f64, f64)) -> FieldOfView {
-    let resolution_rad = prepared.max_baseline_lambda().recip();
+    let resolution_rad = prepared.report.max_baseline_lambda.recip();
     let size_rad = ring_size(prepared, resolution_rad);
     let wanted = (BEAMS_PER_FIELD * resolution_rad).max(DEFAULT_SIZES * size_rad.unwrap_or(0.0));
     FieldOfView { fov_rad: wanted.min(limits_rad.1).max(limits_rad.0), resolution_rad, size_rad }
