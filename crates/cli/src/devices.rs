@@ -10,7 +10,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let threads = rayon::current_num_threads();
-    let level = halation_compute::cpu_level();
+    let level = halation_compute::CpuLevel::current().name();
     if args.json {
         println!("{}", serde_json::json!({ "devices": [{ "name": "cpu", "threads": threads, "level": level }] }));
     } else {

@@ -12,6 +12,7 @@ mod prior;
 mod reconstruct;
 mod report;
 mod simulate;
+mod units;
 
 /// Posterior images from indirect, noisy data with diffusion priors.
 #[derive(Parser)]

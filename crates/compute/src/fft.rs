@@ -71,7 +71,9 @@ mod tests {
                         .sum();
                     // Rounding of log2(n^2) butterflies on sums of n^2 unit normals.
                     let bound = 1e-6 * (n as f64) * ((n * n) as f64).log2().max(1.0);
-                    assert!((direct.re - f[j * n + i].re as f64).abs() < bound && (direct.im - f[j * n + i].im as f64).abs() < bound);
+                    assert!(
+                        (direct.re - f[j * n + i].re as f64).abs() < bound && (direct.im - f[j * n + i].im as f64).abs() < bound
+                    );
                 }
             }
             fft.inverse(&mut f);

@@ -207,7 +207,13 @@ mod tests {
     fn box_muller_matches_f64() {
         for i in 0..200_000u32 {
             let (a, b) = (i.wrapping_mul(2_654_435_761), i.wrapping_mul(40_503).wrapping_add(0x8000_0000));
-            let (a, b) = if i == 0 { (0, 0) } else if i == 1 { (u32::MAX, u32::MAX) } else { (a, b) };
+            let (a, b) = if i == 0 {
+                (0, 0)
+            } else if i == 1 {
+                (u32::MAX, u32::MAX)
+            } else {
+                (a, b)
+            };
             let r = (-2.0 * ((a as f64 + 0.5) / 4_294_967_296.0).ln()).sqrt();
             let theta = std::f64::consts::TAU * (b as f64) / 4_294_967_296.0;
             let (x, y) = normal_pair(a, b);

@@ -23,7 +23,11 @@ impl GaussianField {
     /// A field with pixel standard deviation `sd` and spectrum proportional to (1 + (k * correlation_pixels)^2)^(-exponent), k in radians per pixel.
     pub fn new(n: usize, mean: Vec<f32>, sd: f64, correlation_pixels: f64, exponent: f64) -> Result<Self> {
         if mean.len() != n * n || sd.is_nan() || sd <= 0.0 {
-            return Err(Error::Invalid(format!("a Gaussian field of {n} x {n} needs {} mean values and sd > 0; found {} and {sd}", n * n, mean.len())));
+            return Err(Error::Invalid(format!(
+                "a Gaussian field of {n} x {n} needs {} mean values and sd > 0; found {} and {sd}",
+                n * n,
+                mean.len()
+            )));
         }
         let wave = |i: usize| std::f64::consts::TAU * (i.min(n - i) as f64) / n as f64;
         let shape: Vec<f64> = (0..n * n)
@@ -65,7 +69,9 @@ impl GaussianField {
         let mut s = a.dot(&ca.t());
         (0..m).for_each(|i| s[(i, i)] += likelihood.sigma[i].powi(2));
         let s = (&s + &s.t()) * 0.5;
-        let numerical = |e: ndarray_linalg::error::LinalgError| Error::Numerical(format!("the data covariance of the closed form cannot be factored: {e}"));
+        let numerical = |e: ndarray_linalg::error::LinalgError| {
+            Error::Numerical(format!("the data covariance of the closed form cannot be factored: {e}"))
+        };
         let l = s.cholesky(UPLO::Lower).map_err(numerical)?;
         let mean0 = Array1::from_iter(self.mean.iter().map(|&v| v as f64));
         let residual = Array1::from_iter(likelihood.data.iter().copied()) - a.dot(&mean0);

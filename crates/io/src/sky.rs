@@ -222,7 +222,9 @@ impl Wcs {
             match value.or_else(|| header.number(&format!("CD{i}_{i}"))) {
                 Some(v) if v != 0.0 && v.is_finite() && (v * unit).abs() < 0.1 => *out = v * unit,
                 Some(v) => {
-                    return wrong(format!("CDELT{i} = {v} is no pixel size; expected degrees, or give the pixel size as an option"));
+                    return wrong(format!(
+                        "CDELT{i} = {v} is no pixel size; expected degrees, or give the pixel size as an option"
+                    ));
                 }
                 None => return wrong(format!("CDELT{i} is missing; without a WCS the pixel size must be given as an option")),
             }

@@ -124,6 +124,22 @@ assert abs(east - 6) < 1e-2 and abs(north + 4) < 1e-2, (east, north)
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// CFITSIO, another implementation, reads the same pixels and keywords.
+#[test]
+fn cfitsio_reads_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.fits");
+    write_fits_image(&path, &example(), &[]).unwrap();
+    let mut file = fitsio::FitsFile::open(&path).unwrap();
+    let hdu = file.primary_hdu().unwrap();
+    let pixels: Vec<f64> = hdu.read_image(&mut file).unwrap();
+    assert_eq!(pixels, example().pixels.into_raw_vec_and_offset().0);
+    let pixel_deg: f64 = hdu.read_key(&mut file, "CDELT1").unwrap();
+    assert_eq!(pixel_deg, -example().pixel_rad.0.to_degrees());
+    let object: String = hdu.read_key(&mut file, "OBJECT").unwrap();
+    assert_eq!(object, "M87");
+}
+
 #[test]
 fn real_images() {
     // Sum and shape as astropy gives them.

@@ -1,9 +1,18 @@
 //! Diffusion priors: the [`Denoiser`] trait, networks, checkpoints, training and unconditional samplers.
 
+pub mod checkpoint;
 mod denoiser;
 mod error;
+mod precond;
+pub mod prior;
+pub mod schedule;
 mod source;
+pub mod train;
+mod unet;
 
 pub use denoiser::{Denoiser, Pullback};
 pub use error::{Error, Result};
+pub use precond::{Coefficients, Precond, UNetDenoiser};
+pub use prior::{PriorCard, PriorInfo, load_prior, read_prior, read_prior_metadata};
 pub use source::ImageSource;
+pub use unet::{GradientSum, Parameter, SongUNet, Tape, UNetConfig};

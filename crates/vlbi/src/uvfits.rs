@@ -2,25 +2,30 @@
 //!
 //! Own parser: CFITSIO-based readers give no values for random groups. What is kept is Stokes I, one visibility per group and IF.
 
+#[cfg(test)]
+mod bad_input_tests;
+mod bintable;
 mod groups;
-mod hdu;
-mod header;
 mod layout;
 #[cfg(test)]
 mod real_data_tests;
+#[cfg(test)]
+mod round_trip_tests;
 mod scans;
 mod tables;
+mod write;
 
 pub use groups::Flags;
 pub(crate) use scans::merge_scans;
+pub use write::write_uvfits;
 
 use crate::{Band, Error, Observation, Result};
-use halation_io::Error as IoError;
+use halation_io::{Error as IoError, FitsFile};
 use layout::Layout;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use tables::Antennas;
 
@@ -67,34 +72,29 @@ pub fn read_uvfits(path: impl AsRef<Path>) -> Result<Observation> {
 /// [`read_uvfits`], with what the file says beside the visibilities.
 pub fn inspect_uvfits(path: impl AsRef<Path>) -> Result<(Observation, UvfitsSummary)> {
     let path = path.as_ref();
-    let file = File::open(path).map_err(|e| IoError::os(path, e))?;
-    if file.metadata().is_ok_and(|m| m.is_dir()) {
-        return Err(IoError::content(
-            path,
-            "file",
-            "found a directory, expected a UVFITS file (a MeasurementSet must be exported to UVFITS)",
-        )
-        .into());
+    if path.is_dir() {
+        return Err(
+            IoError::content(path, "file", "is a folder, expected a UVFITS file (export a MeasurementSet to UVFITS)").into()
+        );
     }
-    read_from(&mut BufReader::with_capacity(1 << 16, file), path)
-}
-
-/// Reads UVFITS from anything; `path` is for messages.
-pub(crate) fn read_from<R: Read + Seek>(reader: &mut R, path: &Path) -> Result<(Observation, UvfitsSummary)> {
-    let hdus = hdu::scan(reader, path)?;
-    let primary = &hdus[0];
-    let h = &primary.header;
-    // A FITS image has no antennas either: say first that it is no UVFITS.
-    let antennas = if h.is_true("GROUPS") { Some(Antennas::read(reader, &hdus, path)?) } else { None };
-    let layout = Layout::new(h, antennas.as_ref().and_then(|a| a.frequency_hz), path)?;
-    let Some(antennas) = antennas else {
-        return Err(IoError::content(path, "primary HDU", "found no random groups").into());
+    let mut file = FitsFile::open(path)?;
+    let Some(primary) = file.hdus().first().cloned() else {
+        return Err(IoError::content(path, "file", "holds no HDU, expected a UVFITS file").into());
     };
-    reader.seek(SeekFrom::Start(primary.data_offset)).map_err(|e| IoError::os(path, e))?;
-    let mut groups = groups::read(reader, &layout, &antennas, path)?;
+    // A FITS image has no antennas either: say first that it is no UVFITS.
+    let h = &primary.header;
+    let antennas = if h.is_true("GROUPS") { Some(Antennas::read(&mut file)?) } else { None };
+    let layout = Layout::new(&primary, antennas.as_ref().and_then(|a| a.frequency_hz), path)?;
+    let Some(antennas) = antennas else {
+        return Err(IoError::content(path, primary.place(), "holds no random groups, expected a UVFITS file").into());
+    };
+    let mut reader = File::open(path).map_err(|e| IoError::os(path, e))?;
+    reader.seek(SeekFrom::Start(primary.data_start)).map_err(|e| IoError::os(path, e))?;
+    let mut groups = groups::read(&mut BufReader::with_capacity(1 << 16, reader), &layout, &antennas, path)?;
 
-    let intermediates = tables::frequencies(reader, &hdus, layout.ifs, groups.frequency_id, path)?;
+    let intermediates = tables::frequencies(&mut file, layout.ifs, groups.frequency_id)?;
     let channels = layout.channels_hz.len();
+    let differ = intermediates.iter().any(|i| i.channel_width_hz != intermediates[0].channel_width_hz);
     let mut bands = Vec::with_capacity(intermediates.len());
     for (i, intermediate) in intermediates.iter().enumerate() {
         let frequency_hz = layout.channels_hz.iter().sum::<f64>() / channels as f64 + intermediate.offset_hz;
@@ -106,8 +106,11 @@ pub(crate) fn read_from<R: Read + Seek>(reader: &mut R, path: &Path) -> Result<(
             )
             .into());
         }
-        let width_hz =
-            if layout.channel_width_hz > 0.0 { layout.channel_width_hz } else { intermediate.channel_width_hz.unwrap_or(0.0) };
+        // The FREQ axis gives the width in f64; the table counts only where it tells the IFs apart or the axis is silent.
+        let width_hz = match intermediate.channel_width_hz {
+            Some(width) if differ || layout.channel_width_hz == 0.0 => width,
+            _ => layout.channel_width_hz,
+        };
         bands.push(Band { frequency_hz, bandwidth_hz: width_hz * channels as f64 });
     }
     for v in &mut groups.visibilities {
@@ -117,7 +120,7 @@ pub(crate) fn read_from<R: Read + Seek>(reader: &mut R, path: &Path) -> Result<(
     }
     check_usable(&groups, &antennas, layout.groups, path)?;
 
-    let ranges = tables::scan_rows(reader, &hdus, layout.groups, path)?;
+    let ranges = tables::scan_rows(&mut file, layout.groups)?;
     let from_table = if ranges.is_empty() { None } else { scans::scans_from_rows(&ranges, &groups.times, &groups.visibilities) };
     let scans_from = if from_table.is_some() { "NX table" } else { "gaps in time" };
     let mut observation = Observation {

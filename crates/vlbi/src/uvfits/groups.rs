@@ -1,6 +1,6 @@
 //! Random groups to Stokes I visibilities, one per group and IF.
 
-use super::layout::{Layout, Pair};
+use super::layout::{Layout, Pair, Parameter};
 use super::tables::Antennas;
 use crate::{Result, Visibility};
 use halation_io::Error as IoError;
@@ -114,11 +114,7 @@ impl Groups {
 
         let integration_s = layout.integration.map_or(0.0, |p| p.value(parameters));
         let integration_s = if integration_s.is_finite() && integration_s > 0.0 { integration_s } else { 0.0 };
-        // The large part of the Julian date goes first, so that the small one keeps its digits.
-        let mut mjd = -2_400_000.5;
-        for date in &layout.dates {
-            mjd += date.value(parameters);
-        }
+        let mjd = Parameter::sum(-2_400_000.5, &layout.dates, parameters);
         let (u_s, v_s) = (layout.u.value(parameters), layout.v.value(parameters));
         if !(u_s.is_finite() && v_s.is_finite() && (0.0..=100_000.0).contains(&mjd)) {
             self.flags.rows_bad_coordinates += 1;

@@ -1,8 +1,8 @@
 //! The layout of random groups: which parameter and which axis means what.
 
-use super::header::Header;
+use super::bintable::{describe, integer, real};
 use crate::Result;
-use halation_io::Error as IoError;
+use halation_io::{Error as IoError, Hdu};
 use std::path::Path;
 
 /// One random parameter: value = raw * scale + zero, in f64.
@@ -16,6 +16,12 @@ pub(crate) struct Parameter {
 impl Parameter {
     pub(crate) fn value(&self, raw: &[f64]) -> f64 {
         raw[self.index] * self.scale + self.zero
+    }
+
+    /// The sum of several parameters and `start`, zero points first: a Julian date then keeps the digits of its small part.
+    pub(crate) fn sum(start: f64, parameters: &[Parameter], raw: &[f64]) -> f64 {
+        let zeros = parameters.iter().fold(start, |sum, p| sum + p.zero);
+        parameters.iter().fold(zeros, |sum, p| sum + raw[p.index] * p.scale)
     }
 }
 
@@ -64,20 +70,21 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Understands the primary header, or says what is missing. The file holds all groups that the header promises.
-    pub(crate) fn new(h: &Header, antenna_frequency_hz: Option<f64>, path: &Path) -> Result<Self> {
-        let fail = |problem: String| IoError::content(path, "primary HDU", problem);
-        if !h.is_true("GROUPS") || h.integer("NAXIS1") != Some(0) {
+    pub(crate) fn new(hdu: &Hdu, antenna_frequency_hz: Option<f64>, path: &Path) -> Result<Self> {
+        let h = &hdu.header;
+        let fail = |problem: String| IoError::content(path, hdu.place(), problem);
+        if !h.is_true("GROUPS") || integer(h, "NAXIS1") != Some(0) {
             let problem = format!(
                 "found {}, {} and {}, expected random groups (GROUPS = T, NAXIS1 = 0): this is a FITS file but no UVFITS",
-                h.describe("GROUPS"),
-                h.describe("NAXIS"),
-                h.describe("NAXIS1")
+                describe(h, "GROUPS"),
+                describe(h, "NAXIS"),
+                describe(h, "NAXIS1")
             );
             return Err(fail(problem).into());
         }
         let size = |key: &str| {
-            let value = h.integer(key).and_then(|v| usize::try_from(v).ok());
-            value.ok_or_else(|| fail(format!("found {}, expected a size", h.describe(key))))
+            let value = integer(h, key).and_then(|v| usize::try_from(v).ok());
+            value.ok_or_else(|| fail(format!("found {}, expected a size", describe(h, key))))
         };
         let (groups, pcount) = (size("GCOUNT")?, size("PCOUNT")?);
         if groups == 0 {
@@ -123,7 +130,7 @@ impl Layout {
 
         let along = |axis: usize| {
             let [start, step, pixel] = [("CRVAL", None), ("CDELT", None), ("CRPIX", Some(1.0))]
-                .map(|(key, default)| h.real(&format!("{key}{axis}")).or(default));
+                .map(|(key, default)| real(h, &format!("{key}{axis}")).or(default));
             (start, step, pixel.unwrap_or(1.0))
         };
         let (Some(code), Some(step), pixel) = along(stokes_axis) else {
@@ -143,8 +150,8 @@ impl Layout {
         let parameters: Vec<(String, Parameter)> = (0..pcount)
             .map(|index| {
                 let name = h.text(&format!("PTYPE{}", index + 1)).unwrap_or("").to_ascii_uppercase();
-                let scale = h.real(&format!("PSCAL{}", index + 1)).unwrap_or(1.0);
-                (name, Parameter { index, scale, zero: h.real(&format!("PZERO{}", index + 1)).unwrap_or(0.0) })
+                let scale = real(h, &format!("PSCAL{}", index + 1)).unwrap_or(1.0);
+                (name, Parameter { index, scale, zero: real(h, &format!("PZERO{}", index + 1)).unwrap_or(0.0) })
             })
             .collect();
         let names = parameters.iter().map(|p| p.0.as_str()).collect::<Vec<_>>().join(", ");
@@ -169,14 +176,14 @@ impl Layout {
             (None, Some(a), Some(b)) => Pair::Antennas(a, b, named("SUBARRAY")),
             _ => return Err(missing("BASELINE").into()),
         };
-        let direction = |own: &str, axis: &str| h.real(own).or_else(|| h.real(&format!("CRVAL{}", find(axis)?)));
+        let direction = |own: &str, axis: &str| real(h, own).or_else(|| real(h, &format!("CRVAL{}", find(axis)?)));
         let (Some(ra_deg), Some(dec_deg)) = (direction("OBSRA", "RA"), direction("OBSDEC", "DEC")) else {
             return Err(
                 fail("found no OBSRA/OBSDEC and no RA/DEC axes, expected the direction of the source (degrees)".into()).into()
             );
         };
-        let bitpix = h.integer("BITPIX").unwrap_or(0);
-        Ok(Self {
+        let bitpix = hdu.bitpix;
+        let layout = Self {
             bitpix,
             groups,
             pcount,
@@ -196,12 +203,18 @@ impl Layout {
             channel_width_hz: width_hz.abs(),
             if_stride: if_axis.map_or(0, |a| strides[a]),
             ifs: if_axis.map_or(1, |a| lengths[a]),
-            scale: h.real("BSCALE").unwrap_or(1.0),
-            zero: h.real("BZERO").unwrap_or(0.0),
-            blank: h.integer("BLANK").filter(|_| bitpix > 0).map(|b| b as f64),
+            scale: real(h, "BSCALE").unwrap_or(1.0),
+            zero: real(h, "BZERO").unwrap_or(0.0),
+            blank: integer(h, "BLANK").filter(|_| bitpix > 0).map(|b| b as f64),
             ra_deg,
             dec_deg,
-        })
+        };
+        if (layout.group_bytes() as u64).checked_mul(groups as u64) != Some(hdu.data_len) {
+            return Err(
+                fail(format!("found {groups} groups of {} bytes in {} bytes of data", layout.group_bytes(), hdu.data_len)).into()
+            );
+        }
+        Ok(layout)
     }
 
     /// Bytes of one group.

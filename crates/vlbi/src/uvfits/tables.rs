@@ -1,11 +1,9 @@
 //! AIPS AN (antennas), FQ (frequencies) and NX (scans) tables (AIPS Memo 117).
 
-use super::hdu::{Hdu, Table};
-use super::header::Header;
+use super::bintable::{Table, extensions, integer, real};
 use crate::{Result, Station};
-use halation_io::Error as IoError;
+use halation_io::{Error as IoError, FitsFile, FitsHeader};
 use std::collections::{HashMap, HashSet};
-use std::io::{Read, Seek};
 use std::path::Path;
 
 /// The stations of all AN tables and the way from (subarray, antenna number) to a station.
@@ -19,24 +17,24 @@ pub(crate) struct Antennas {
 
 impl Antennas {
     /// Reads every `AIPS AN` table; EXTVER is the subarray.
-    pub(crate) fn read<R: Read + Seek>(reader: &mut R, hdus: &[Hdu], path: &Path) -> Result<Self> {
+    pub(crate) fn read(file: &mut FitsFile) -> Result<Self> {
+        let path = file.path().to_path_buf();
         let mut antennas = Antennas { stations: Vec::new(), numbers: HashMap::new(), frequency_hz: None };
         let mut by_name: HashMap<String, usize> = HashMap::new();
-        let mut tables = 0u32;
-        for hdu in hdus.iter().filter(|h| h.name().eq_ignore_ascii_case("AIPS AN")) {
-            tables += 1;
-            let subarray = hdu.header.integer("EXTVER").and_then(|v| u32::try_from(v).ok()).unwrap_or(tables);
-            let table = Table::read(reader, hdu, path)?;
-            antennas.frequency_hz = antennas.frequency_hz.or(hdu.header.real("FREQ").filter(|f| *f > 0.0));
-            antennas.add(&table, &hdu.header, subarray, path, &mut by_name)?;
+        for (i, number) in extensions(file, "AIPS AN").into_iter().enumerate() {
+            let table = Table::read(file, number)?;
+            let header = &file.hdus()[number].header;
+            let subarray = integer(header, "EXTVER").and_then(|v| u32::try_from(v).ok()).unwrap_or(i as u32 + 1);
+            antennas.frequency_hz = antennas.frequency_hz.or(real(header, "FREQ").filter(|f| *f > 0.0));
+            antennas.add(&table, header, subarray, &path, &mut by_name)?;
         }
         if antennas.stations.is_empty() {
-            let found: Vec<String> = hdus.iter().skip(1).map(|h| format!("'{}'", h.name())).collect();
+            let found: Vec<String> = file.hdus().iter().skip(1).map(|h| h.place()).collect();
             let problem = format!(
                 "found no antennas (extensions: {}), expected a binary table 'AIPS AN' that names the stations: write the UVFITS file with its antenna table",
                 if found.is_empty() { "none".to_string() } else { found.join(", ") }
             );
-            return Err(IoError::content(path, "AIPS AN", problem).into());
+            return Err(IoError::content(&path, "AIPS AN", problem).into());
         }
         Ok(antennas)
     }
@@ -44,7 +42,7 @@ impl Antennas {
     fn add(
         &mut self,
         table: &Table,
-        header: &Header,
+        header: &FitsHeader,
         subarray: u32,
         path: &Path,
         by_name: &mut HashMap<String, usize>,
@@ -56,7 +54,7 @@ impl Antennas {
         };
         let (name_column, position_column, number_column) = (need("ANNAME")?, need("STABXYZ")?, need("NOSTA")?);
         let sefd_column = table.column("SEFD");
-        let centre_m = ["ARRAYX", "ARRAYY", "ARRAYZ"].map(|k| header.real(k).unwrap_or(0.0));
+        let centre_m = ["ARRAYX", "ARRAYY", "ARRAYZ"].map(|k| real(header, k).unwrap_or(0.0));
         let left_handed = header.text("XYZHAND").is_some_and(|h| h.eq_ignore_ascii_case("LEFT"));
         let mut here = HashSet::new();
         for row in 0..table.rows() {
@@ -117,22 +115,17 @@ pub(crate) struct Intermediate {
 /// Reads the FQ row of `frequency_id` (the first row when none): one entry per IF.
 ///
 /// Without a table a single IF has offset 0; several IFs without a table are an error.
-pub(crate) fn frequencies<R: Read + Seek>(
-    reader: &mut R,
-    hdus: &[Hdu],
-    ifs: usize,
-    frequency_id: Option<i64>,
-    path: &Path,
-) -> Result<Vec<Intermediate>> {
-    let Some(hdu) = hdus.iter().find(|h| h.name().eq_ignore_ascii_case("AIPS FQ")) else {
+pub(crate) fn frequencies(file: &mut FitsFile, ifs: usize, frequency_id: Option<i64>) -> Result<Vec<Intermediate>> {
+    let path = file.path().to_path_buf();
+    let Some(number) = extensions(file, "AIPS FQ").first().copied() else {
         if ifs == 1 {
             return Ok(vec![Intermediate { offset_hz: 0.0, channel_width_hz: None }]);
         }
         let problem = format!("found {ifs} IFs and no binary table 'AIPS FQ', expected one that gives their frequencies");
-        return Err(IoError::content(path, "AIPS FQ", problem).into());
+        return Err(IoError::content(&path, "AIPS FQ", problem).into());
     };
-    let table = Table::read(reader, hdu, path)?;
-    let fail = |problem: String| IoError::content(path, table.place(), problem);
+    let table = Table::read(file, number)?;
+    let fail = |problem: String| IoError::content(&path, table.place(), problem);
     let column = table.column("IF FREQ").ok_or_else(|| fail("found no column 'IF FREQ' (Hz)".into()))?;
     let id_column = table.column("FRQSEL");
     let row = match (frequency_id, id_column) {
@@ -156,9 +149,9 @@ pub(crate) fn frequencies<R: Read + Seek>(
 }
 
 /// First and last row (0-based, inclusive) of every scan of the NX table; empty when there is none or it holds nothing usable.
-pub(crate) fn scan_rows<R: Read + Seek>(reader: &mut R, hdus: &[Hdu], rows: usize, path: &Path) -> Result<Vec<(usize, usize)>> {
-    let Some(hdu) = hdus.iter().find(|h| h.name().eq_ignore_ascii_case("AIPS NX")) else { return Ok(Vec::new()) };
-    let table = Table::read(reader, hdu, path)?;
+pub(crate) fn scan_rows(file: &mut FitsFile, rows: usize) -> Result<Vec<(usize, usize)>> {
+    let Some(number) = extensions(file, "AIPS NX").first().copied() else { return Ok(Vec::new()) };
+    let table = Table::read(file, number)?;
     let (Some(start), Some(end)) = (table.column("START VIS"), table.column("END VIS")) else { return Ok(Vec::new()) };
     let mut scans = Vec::with_capacity(table.rows());
     for row in 0..table.rows() {

@@ -1,0 +1,238 @@
+use crate::{Outcome, Unusable};
+use anyhow::{Context, bail};
+use halation_nn::train::{CHECKPOINT, PRIOR, Schedule, StepInfo, TrainConfig, Trainer};
+use halation_nn::{ImageSource, PriorCard, UNetConfig};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Train a diffusion prior (a U-Net denoiser with the EDM loss). The folder holds, rewritten every few minutes, a checkpoint to resume
+/// from, the prior itself (the moving average of the network) and the loss log.
+///
+/// Example: halation prior train vlbi-sources -o vlbi-64 --images 400000 --schedule cosine
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where the images come from: `vlbi-sources`, the simulator of compact radio sources
+    source: String,
+    /// Folder of the run
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// Pixels along each side
+    #[arg(long, default_value_t = 64)]
+    res: usize,
+    /// Feature channels at full resolution
+    #[arg(long, default_value_t = 32)]
+    channels: usize,
+    /// Multipliers of the feature channels, one per resolution, each half of the one before
+    #[arg(long, value_delimiter = ',', default_value = "1,2,2")]
+    mult: Vec<usize>,
+    /// Resolutions with self-attention
+    #[arg(long, value_delimiter = ',', default_value = "16")]
+    attn: Vec<usize>,
+    /// Residual blocks per resolution
+    #[arg(long, default_value_t = 1)]
+    blocks: usize,
+    /// Images per step
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Stop after this many images in all
+    #[arg(long, value_name = "N")]
+    images: Option<u64>,
+    /// Stop after this many minutes of this command
+    #[arg(long, value_name = "M")]
+    minutes: Option<f64>,
+    /// Learning rate of Adam
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f64,
+    /// Decay of the learning rate: constant, cosine (to zero at --images) or inverse-sqrt (from --decay-images on); with --resume a
+    /// given one replaces that of the run
+    #[arg(long, value_name = "NAME", value_parser = ["constant", "cosine", "inverse-sqrt"])]
+    schedule: Option<String>,
+    /// Images after which inverse-sqrt begins
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    decay_images: u64,
+    /// Images over which the learning rate rises from zero
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    warmup: u64,
+    /// Half-life of the moving average of the network, in images
+    #[arg(long, value_name = "N", default_value_t = 20_000.0)]
+    ema: f64,
+    /// Standard deviation of the data for the preconditioning
+    #[arg(long, default_value_t = 0.5)]
+    sigma_data: f64,
+    /// Mean of ln sigma in training
+    #[arg(long, default_value_t = -1.2, allow_negative_numbers = true)]
+    p_mean: f64,
+    /// Standard deviation of ln sigma in training
+    #[arg(long, default_value_t = 1.2)]
+    p_std: f64,
+    /// Norm to which larger gradients are scaled down
+    #[arg(long, default_value_t = 1.0)]
+    clip: f64,
+    /// Turn and mirror each image at random, for sources that do not do so themselves
+    #[arg(long)]
+    augment: bool,
+    /// Seed of the images, of the network's start and of the noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Minutes between checkpoints
+    #[arg(long, value_name = "M", default_value_t = 5.0)]
+    save_every: f64,
+    /// Go on with the run in the folder, with its own settings
+    #[arg(long)]
+    resume: bool,
+}
+
+struct Opened {
+    source: Box<dyn ImageSource>,
+    card: PriorCard,
+}
+
+fn open_source(args: &Args) -> anyhow::Result<Opened> {
+    if args.source != "vlbi-sources" {
+        bail!(anyhow::anyhow!("no source of images is called {:?}; there is vlbi-sources", args.source).context(Unusable));
+    }
+    let source =
+        halation_vlbi::sources::SourceSimulator::new(args.seed, args.res).map_err(|e| anyhow::anyhow!(e).context(Unusable))?;
+    let card = PriorCard {
+        range: [-1.0, 1.0],
+        unit: "z = 2u - 1 with u = image/max; brightness I = F u / sum(u) for total flux F; flux centroid at the centre".into(),
+        card:
+            "Diffusion prior for images of compact radio sources, made with `halation prior train`; the settings are in `training`."
+                .into(),
+        ..PriorCard::default()
+    };
+    Ok(Opened { source: Box::new(source), card })
+}
+
+fn schedule(args: &Args) -> anyhow::Result<Option<Schedule>> {
+    Ok(match (args.schedule.as_deref(), args.images) {
+        (None, _) => None,
+        (Some("cosine"), Some(images)) => Some(Schedule::Cosine(images)),
+        (Some("cosine"), None) => bail!(anyhow::anyhow!("--schedule cosine needs --images, at which it ends").context(Unusable)),
+        (Some("inverse-sqrt"), _) => Some(Schedule::InverseSqrt(args.decay_images)),
+        (Some(_), _) => Some(Schedule::Constant),
+    })
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
+    let unusable = |e: halation_nn::Error| anyhow::anyhow!(e).context(Unusable);
+    let Opened { source, card } = open_source(&args)?;
+    let schedule = schedule(&args)?;
+    let mut trainer = if args.resume {
+        let mut trainer = Trainer::resume(&args.out, source.as_ref()).map_err(unusable)?;
+        if let Some(schedule) = schedule {
+            trainer.set_schedule(schedule).map_err(unusable)?;
+        }
+        trainer
+    } else {
+        if args.out.join(CHECKPOINT).exists() {
+            let message = format!("{} holds a training run; give --resume to go on with it, or another folder", args.out.display());
+            bail!(anyhow::anyhow!(message).context(Unusable));
+        }
+        let unet = UNetConfig {
+            img_resolution: args.res,
+            img_channels: source.item_shape()[0],
+            model_channels: args.channels,
+            channel_mult: args.mult.clone(),
+            attn_resolutions: args.attn.clone(),
+            num_blocks: args.blocks,
+        };
+        let config = TrainConfig {
+            sigma_data: args.sigma_data,
+            batch: args.batch,
+            learning_rate: args.lr,
+            schedule: schedule.unwrap_or(Schedule::Constant),
+            warmup_images: args.warmup,
+            ema_half_life: args.ema,
+            p_mean: args.p_mean,
+            p_std: args.p_std,
+            clip: args.clip,
+            dihedral: args.augment,
+            seed: args.seed,
+            ..TrainConfig::new(unet)
+        };
+        Trainer::new(config, source.as_ref()).map_err(unusable)?
+    };
+    if args.images.is_none() && args.minutes.is_none() {
+        eprintln!("halation: neither --images nor --minutes is given: the run goes on until it is interrupted");
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
+    }
+    eprintln!(
+        "halation: {} parameters, {:.2} GFLOP a forward pass, from image {}",
+        trainer.denoiser().net().theta().len(),
+        trainer.denoiser().net().flops() / 1e9,
+        trainer.images()
+    );
+    let started = Instant::now();
+    let first = trainer.images();
+    let mut saved = Instant::now();
+    let mut progress = Progress::new(args.images);
+    let minutes = |m: f64| Duration::from_secs_f64((60.0 * m).clamp(0.0, 1e9));
+    let interrupted = loop {
+        if args.images.is_some_and(|n| trainer.images() >= n) || args.minutes.is_some_and(|m| started.elapsed() >= minutes(m)) {
+            break false;
+        }
+        if stop.load(Ordering::Relaxed) {
+            break true;
+        }
+        let step = trainer.step()?;
+        progress.show(&trainer, &step, (trainer.images() - first) as f64 / started.elapsed().as_secs_f64());
+        if saved.elapsed() >= minutes(args.save_every) {
+            trainer.save(&args.out, &card)?;
+            saved = Instant::now();
+        }
+    };
+    trainer.save(&args.out, &card)?;
+    progress.finish();
+    eprintln!("halation: {} images seen; prior in {}", trainer.images(), args.out.join(PRIOR).display());
+    Ok(if interrupted { Outcome::Interrupted } else { Outcome::Done })
+}
+
+/// A bar on a terminal, otherwise a line every half a minute.
+struct Progress {
+    bar: Option<ProgressBar>,
+    loss: Option<f64>,
+    last: Option<Instant>,
+}
+
+impl Progress {
+    fn new(images: Option<u64>) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = images.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+            if let Ok(style) =
+                ProgressStyle::with_template("{elapsed_precise} {wide_bar} {human_pos}/{human_len} images, {msg}, {eta} left")
+            {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, loss: None, last: None }
+    }
+
+    fn show(&mut self, trainer: &Trainer, step: &StepInfo, rate: f64) {
+        // Single losses scatter by their noise level; some hundred steps show the trend.
+        let loss = self.loss.map_or(step.loss, |l| l + 0.02 * (step.loss - l));
+        self.loss = Some(loss);
+        let message = format!("loss {loss:.4}, gradient {:.2}, {rate:.1} images/s", step.gradient_norm);
+        if let Some(bar) = &self.bar {
+            bar.set_position(trainer.images());
+            bar.set_message(message);
+        } else if self.last.is_none_or(|t| t.elapsed() > Duration::from_secs(30)) {
+            self.last = Some(Instant::now());
+            eprintln!("halation: image {}, {message}", trainer.images());
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Priors as files: one safetensors file whose string metadata say what it is.
+
+use crate::checkpoint::{Architecture, TensorFile, load_unet, unet_tensors, write_tensors};
+use crate::{Denoiser, Error, Result, UNetDenoiser};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// What the metadata of a prior say about its images and its origin.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PriorCard {
+    /// Smallest and largest value of an image in the network's own units.
+    pub range: [f64; 2],
+    /// What a value means and how it maps to physical units.
+    pub unit: String,
+    /// The images that it was trained on.
+    pub trained_on: String,
+    /// How it was made and how good it is, in words.
+    pub card: String,
+    /// Further entries.
+    pub extra: BTreeMap<String, String>,
+}
+
+/// What a prior file is, without its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PriorInfo {
+    /// The file.
+    pub path: PathBuf,
+    /// SHA-256 of the whole file, in hexadecimal.
+    pub sha256: String,
+    /// `unet` or `gaussian_mixture`.
+    pub kind: String,
+    /// (channel, y, x) of an image.
+    pub image_shape: Vec<usize>,
+    /// Number of values in all tensors.
+    pub parameters: usize,
+    /// Architecture of a `unet`, as JSON.
+    pub config: Option<String>,
+    /// The rest.
+    #[serde(flatten)]
+    pub card: PriorCard,
+}
+
+const KNOWN: [&str; 7] = ["kind", "config", "image_shape", "range", "unit", "trained_on", "card"];
+
+fn json<T: serde::de::DeserializeOwned>(file: &TensorFile, key: &str) -> Result<Option<T>> {
+    let parse = |text: &String| {
+        serde_json::from_str(text).map_err(|e| Error::Checkpoint {
+            path: file.path().to_path_buf(),
+            message: format!("metadata {key}: found {text:?}, expected JSON such as [1,64,64]: {e}"),
+        })
+    };
+    file.metadata.get(key).map(parse).transpose()
+}
+
+fn info_of(file: &TensorFile, sha256: String) -> Result<PriorInfo> {
+    let fail = |message: String| Error::Checkpoint { path: file.path().to_path_buf(), message };
+    let text = |key: &str| file.metadata.get(key).cloned();
+    let config = text("config");
+    // A checkpoint of the family, without our metadata, is a network with its configuration beside it.
+    let kind = text("kind").unwrap_or_else(|| "unet".into());
+    let image_shape: Vec<usize> = match json(file, "image_shape")? {
+        Some(shape) => shape,
+        None if kind == "unet" => {
+            let unet = crate::checkpoint::architecture(file, None)?.unet;
+            vec![unet.img_channels, unet.img_resolution, unet.img_resolution]
+        }
+        None => return Err(fail("found no metadata \"image_shape\", expected [channel, y, x]".into())),
+    };
+    let range = json(file, "range")?.unwrap_or([-1.0, 1.0]);
+    let extra = file.metadata.iter().filter(|(k, _)| !KNOWN.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let card = PriorCard {
+        range,
+        unit: text("unit").unwrap_or_default(),
+        trained_on: text("trained_on").unwrap_or_default(),
+        card: text("card").unwrap_or_default(),
+        extra,
+    };
+    let parameters = file.names().filter_map(|n| file.get(n)).map(|(_, v)| v.len()).sum();
+    Ok(PriorInfo { path: file.path().to_path_buf(), sha256, kind, image_shape, parameters, config, card })
+}
+
+/// Reads a prior file of any kind: what it is, and its tensors.
+///
+/// # Errors
+/// When the file cannot be read, is damaged, or its metadata cannot be understood.
+pub fn read_prior(path: &Path) -> Result<(PriorInfo, TensorFile)> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    let file = TensorFile::from_bytes(path, &bytes)?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    Ok((info_of(&file, sha256)?, file))
+}
+
+/// What a prior file is.
+///
+/// # Errors
+/// As [`read_prior`].
+pub fn read_prior_metadata(path: &Path) -> Result<PriorInfo> {
+    Ok(read_prior(path)?.0)
+}
+
+/// The denoiser of a prior file of kind `unet`.
+///
+/// # Errors
+/// As [`read_prior`], and when the kind is another one or the tensors do not fit the configuration.
+pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
+    let (info, file) = read_prior(path)?;
+    let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    if info.kind != "unet" {
+        return Err(fail(format!("found a prior of kind {:?}, expected \"unet\" here", info.kind)));
+    }
+    let denoiser = load_unet(&file, None)?;
+    if denoiser.item_shape() != *info.image_shape {
+        return Err(fail(format!("metadata image_shape is {:?}, the network makes {:?}", info.image_shape, denoiser.item_shape())));
+    }
+    Ok((Box::new(denoiser), info))
+}
+
+/// Writes a network as a prior file, whole or not at all.
+///
+/// # Errors
+/// The operating system's.
+pub fn write_unet_prior(path: &Path, denoiser: &UNetDenoiser, card: &PriorCard) -> Result<()> {
+    let to_json = |e: serde_json::Error| Error::Invalid(e.to_string());
+    let config = serde_json::to_string(&Architecture::of(denoiser)).map_err(to_json)?;
+    let mut metadata: HashMap<String, String> = card.extra.clone().into_iter().collect();
+    for (key, value) in [
+        ("kind", "unet".to_string()),
+        ("config", config),
+        ("image_shape", serde_json::to_string(&denoiser.item_shape()).map_err(to_json)?),
+        ("range", serde_json::to_string(&card.range).map_err(to_json)?),
+        ("unit", card.unit.clone()),
+        ("trained_on", card.trained_on.clone()),
+        ("card", card.card.clone()),
+    ] {
+        metadata.insert(key.into(), value);
+    }
+    write_tensors(path, unet_tensors(denoiser.net(), denoiser.net().theta()), metadata)
+}

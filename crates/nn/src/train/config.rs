@@ -1,0 +1,110 @@
+use crate::{Error, Result, UNetConfig};
+use serde::{Deserialize, Serialize};
+
+/// Learning rate against images seen, after the warm-up, as a factor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "images")]
+pub enum Schedule {
+    /// 1 throughout.
+    Constant,
+    /// Half a cosine from 1 to 0 at this number of images.
+    Cosine(u64),
+    /// sqrt(n / seen) once more than n images were seen (Karras et al. 2024, arXiv:2312.02696, eq. 67): for runs without a set end.
+    InverseSqrt(u64),
+}
+
+/// Everything that, with the source of the images, determines a training run to the bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// The network.
+    pub unet: UNetConfig,
+    /// Standard deviation of the data in the preconditioning.
+    pub sigma_data: f64,
+    /// Images per step.
+    pub batch: usize,
+    /// Learning rate of Adam.
+    pub learning_rate: f64,
+    /// Its decay.
+    pub schedule: Schedule,
+    /// Images over which the learning rate rises linearly from zero.
+    pub warmup_images: u64,
+    /// Half-life of the moving average of the parameters, in images.
+    pub ema_half_life: f64,
+    /// The half-life is at most this share of the images seen, so that the start is forgotten.
+    pub ema_ramp: f64,
+    /// Mean of ln sigma.
+    pub p_mean: f64,
+    /// Standard deviation of ln sigma.
+    pub p_std: f64,
+    /// Gradients of a larger norm are scaled down to it.
+    pub clip: f64,
+    /// Whether each image is turned and mirrored at random; only for sources that have no preferred direction and do not do it themselves.
+    pub dihedral: bool,
+    /// Seed of starting values, noise and order.
+    pub seed: u64,
+}
+
+impl TrainConfig {
+    /// The usual settings for a network of these sizes.
+    pub fn new(unet: UNetConfig) -> Self {
+        Self {
+            unet,
+            sigma_data: 0.5,
+            batch: 32,
+            learning_rate: 1e-3,
+            schedule: Schedule::Constant,
+            warmup_images: 5_000,
+            ema_half_life: 20_000.0,
+            ema_ramp: 0.05,
+            p_mean: -1.2,
+            p_std: 1.2,
+            clip: 1.0,
+            dihedral: false,
+            seed: 0,
+        }
+    }
+
+    /// Checks each setting.
+    ///
+    /// # Errors
+    /// Names the setting, what it is and what it must be.
+    pub fn validate(&self) -> Result<()> {
+        self.unet.validate()?;
+        for (name, value) in [
+            ("sigma_data", self.sigma_data),
+            ("learning_rate", self.learning_rate),
+            ("ema_half_life", self.ema_half_life),
+            ("ema_ramp", self.ema_ramp),
+            ("p_std", self.p_std),
+            ("clip", self.clip),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::Invalid(format!("{name} is {value}, expected a positive number")));
+            }
+        }
+        if !self.p_mean.is_finite() {
+            return Err(Error::Invalid(format!("p_mean is {}, expected a number", self.p_mean)));
+        }
+        if self.batch == 0 || self.batch > 1 << 16 {
+            return Err(Error::Invalid(format!("batch is {}, expected 1 to 65536", self.batch)));
+        }
+        match self.schedule {
+            Schedule::Cosine(0) | Schedule::InverseSqrt(0) => {
+                Err(Error::Invalid("the schedule's images are 0, expected more".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The learning rate after `images` images.
+    pub fn rate(&self, images: u64) -> f64 {
+        let warm =
+            if self.warmup_images == 0 { 1.0 } else { ((images + self.batch as u64) as f64 / self.warmup_images as f64).min(1.0) };
+        let factor = match self.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Cosine(end) => 0.5 * (1.0 + (std::f64::consts::PI * (images as f64 / end as f64).min(1.0)).cos()),
+            Schedule::InverseSqrt(n) => 1.0 / (images as f64 / n as f64).max(1.0).sqrt(),
+        };
+        self.learning_rate * warm * factor
+    }
+}

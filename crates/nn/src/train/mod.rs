@@ -1,0 +1,234 @@
+//! Training of a denoiser with the EDM loss (Karras et al. 2022, arXiv:2206.00364, section 5):
+//! E lambda(sigma) |D(x0 + sigma eps, sigma) - x0|^2, lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, ln sigma normal.
+//!
+//! Everything random is a function of seed and image number, so a run that is stopped and resumed gives the same bits as one that is not.
+
+mod config;
+mod optimizer;
+mod state;
+
+pub use config::{Schedule, TrainConfig};
+pub use state::{CHECKPOINT, LOG, PRIOR};
+
+use crate::precond::{combined, scaled};
+use crate::{Error, GradientSum, ImageSource, Precond, Result, SongUNet, UNetDenoiser};
+use halation_compute::{Philox, Tensor};
+use optimizer::{Adam, average, norm};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// One line of the loss log: means over the steps since the last line.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Steps done.
+    pub step: u64,
+    /// Images seen.
+    pub images: u64,
+    /// Mean of the loss per pixel.
+    pub loss: f64,
+    /// Mean of the gradient norm before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+}
+
+/// A training run: network, moving average, optimiser and counters.
+pub struct Trainer<'a> {
+    config: TrainConfig,
+    source: &'a dyn ImageSource,
+    denoiser: UNetDenoiser,
+    ema: Vec<f32>,
+    adam: Adam,
+    images: u64,
+    log: Vec<LogLine>,
+    /// Sums of loss and gradient norm and number of steps since the last line of the log.
+    since_log: (f64, f64, u64),
+    gradients: GradientSum,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepInfo {
+    /// Mean over the batch of the loss per pixel.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+}
+
+/// Steps per line of the log.
+const LOG_STEPS: u64 = 50;
+
+// Streams of random numbers: starting values use 1.
+const SIGMA: u16 = 2;
+const NOISE: u16 = 3;
+
+impl<'a> Trainer<'a> {
+    /// A run from the start.
+    ///
+    /// # Errors
+    /// When the settings do not fit together or the source has images of another shape.
+    pub fn new(config: TrainConfig, source: &'a dyn ImageSource) -> Result<Self> {
+        config.validate()?;
+        let net = SongUNet::new(config.unet.clone(), config.seed)?;
+        let expected = net.item_shape();
+        if source.item_shape() != expected {
+            return Err(Error::Invalid(format!(
+                "{} gives images of shape {:?}, the network takes {expected:?} (channel, y, x); change img_resolution or img_channels",
+                source.describe(),
+                source.item_shape()
+            )));
+        }
+        if source.is_empty() {
+            return Err(Error::Invalid(format!("{} has no images, expected at least one", source.describe())));
+        }
+        let (ema, adam, gradients) = (net.theta().to_vec(), Adam::new(net.theta().len()), net.gradient_sum());
+        let denoiser = UNetDenoiser::new(net, Precond::Edm { sigma_data: config.sigma_data });
+        Ok(Self { config, source, denoiser, ema, adam, images: 0, log: Vec::new(), since_log: (0.0, 0.0, 0), gradients })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.adam.steps
+    }
+
+    /// Images seen.
+    pub fn images(&self) -> u64 {
+        self.images
+    }
+
+    /// The loss log so far.
+    pub fn log(&self) -> &[LogLine] {
+        &self.log
+    }
+
+    /// The network with its present parameters.
+    pub fn denoiser(&self) -> &UNetDenoiser {
+        &self.denoiser
+    }
+
+    /// The network with the moving average of its parameters: what samples best.
+    ///
+    /// # Errors
+    /// None that input can cause.
+    pub fn averaged(&self) -> Result<UNetDenoiser> {
+        let net = SongUNet::with_parameters(self.config.unet.clone(), self.ema.clone())?;
+        Ok(UNetDenoiser::new(net, self.denoiser.precond()))
+    }
+
+    /// Goes on with another decay of the learning rate: the end of a run may be settled late.
+    ///
+    /// # Errors
+    /// When the schedule is not possible.
+    pub fn set_schedule(&mut self, schedule: Schedule) -> Result<()> {
+        let config = TrainConfig { schedule, ..self.config.clone() };
+        config.validate()?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// The clean images, noise levels and noisy images of the next step.
+    fn batch(&self) -> Result<(Tensor, Vec<f32>, Tensor)> {
+        let [c, h, w] = self.source.item_shape();
+        let shape = [self.config.batch, c, h, w];
+        let n = c * h * w;
+        let (mut clean, mut noisy) = (Tensor::zeros(&shape), Tensor::zeros(&shape));
+        let mut sigma = vec![0.0f32; self.config.batch];
+        let rng = Philox::new(self.config.seed);
+        let items = clean.data_mut().par_chunks_mut(n).zip(noisy.data_mut().par_chunks_mut(n)).zip(&mut sigma).enumerate();
+        items.with_max_len(1).try_for_each(|(i, ((clean, noisy), sigma))| -> Result<()> {
+            let image = self.images + i as u64;
+            let mut numbers = rng.stream(SIGMA).sequence(image, 0);
+            *sigma = (self.config.p_mean + self.config.p_std * numbers.normal()).exp() as f32;
+            let index = self.source.len().map_or(image, |len| (numbers.uniform() * len as f64) as u64 % len);
+            self.source.fill(index, clean)?;
+            if let Some(bad) = clean.iter().find(|v| !v.is_finite()) {
+                return Err(Error::Invalid(format!(
+                    "{}: image {index} holds {bad}, expected finite values",
+                    self.source.describe()
+                )));
+            }
+            if self.config.dihedral {
+                turn(clean, [c, h, w], numbers.next_u32());
+            }
+            rng.stream(NOISE).fill_normal(image, 0, noisy);
+            noisy.iter_mut().zip(clean).for_each(|(e, x)| *e = *x + *sigma * *e);
+            Ok(())
+        })?;
+        Ok((clean, sigma, noisy))
+    }
+
+    /// One step of Adam on the next batch.
+    ///
+    /// # Errors
+    /// When the source fails, or loss or gradient are not finite: the step is not done then, and the checkpoints on disk stay.
+    pub fn step(&mut self) -> Result<StepInfo> {
+        let (clean, sigma, noisy) = self.batch()?;
+        let coefficients = self.denoiser.coefficients(&noisy, &sigma)?;
+        let (input, noise) = self.denoiser.network_input(&noisy, &coefficients);
+        let pixels = clean.item_len() as f64;
+        let batch = self.config.batch as f64;
+        let sigma_data = self.config.sigma_data;
+        let losses = self.denoiser.net().accumulate(&mut self.gradients, &input, &noise, |d, f| {
+            let c = coefficients[d];
+            let one = |v: (f64, f64)| std::iter::once(v);
+            let denoised = combined(&noisy.select(&[d])?, f, one((c.skip, c.out)));
+            let residual = combined(&denoised, &clean.select(&[d])?, one((1.0, -1.0)));
+            let s = sigma[d] as f64;
+            let weight = (s * s + sigma_data * sigma_data) / (s * sigma_data).powi(2);
+            let square: f64 = residual.data().iter().map(|r| (*r as f64).powi(2)).sum();
+            let factor = 2.0 * weight * c.out / (pixels * batch);
+            Ok((scaled(&residual, std::iter::once(factor)), weight * square / pixels))
+        })?;
+        let loss = losses.iter().sum::<f64>() / batch;
+        let gradients = self.denoiser.net().flat_gradients(&self.gradients);
+        let gradient_norm = norm(&gradients);
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(Error::Invalid(format!(
+                "step {}: loss {loss}, gradient norm {gradient_norm}, expected finite numbers; the last checkpoint is kept: \
+                 resume from it with a smaller learning rate than {}",
+                self.adam.steps + 1,
+                self.config.learning_rate
+            )));
+        }
+        let learning_rate = self.config.rate(self.images);
+        let scale = (self.config.clip / gradient_norm).min(1.0);
+        let adam = &mut self.adam;
+        self.denoiser.net_mut().update(|theta| adam.step(theta, &gradients, scale, learning_rate))?;
+        self.images += self.config.batch as u64;
+        let half_life = self.config.ema_half_life.min(self.images as f64 * self.config.ema_ramp);
+        average(&mut self.ema, self.denoiser.net().theta(), 0.5f64.powf(batch / half_life));
+        self.since_log.0 += loss;
+        self.since_log.1 += gradient_norm;
+        self.since_log.2 += 1;
+        if self.adam.steps.is_multiple_of(LOG_STEPS) {
+            let (loss, gradient_norm, n) = std::mem::take(&mut self.since_log);
+            let (step, images, n) = (self.adam.steps, self.images, n as f64);
+            self.log.push(LogLine { step, images, loss: loss / n, gradient_norm: gradient_norm / n, learning_rate });
+        }
+        Ok(StepInfo { loss, gradient_norm, learning_rate })
+    }
+}
+
+/// One of the eight turns and mirrorings of a square, chosen by the low bits of `which`; images that are not square are only mirrored.
+fn turn(image: &mut [f32], [c, h, w]: [usize; 3], which: u32) {
+    for plane in image.chunks_exact_mut(h * w).take(c) {
+        let original = plane.to_vec();
+        for y in 0..h {
+            for x in 0..w {
+                let yy = if which & 1 == 0 { y } else { h - 1 - y };
+                let xx = if which & 2 == 0 { x } else { w - 1 - x };
+                plane[y * w + x] = if which & 4 != 0 && h == w { original[xx * w + yy] } else { original[yy * w + xx] };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

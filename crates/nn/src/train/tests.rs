@@ -1,0 +1,198 @@
+use super::*;
+use crate::prior::{PriorCard, load_prior, read_prior_metadata};
+use crate::{Denoiser, UNetConfig};
+
+/// Gaussian images whose denoiser is known: x0 = mean + C^(1/2) z, here independent pixels with mean 0.3 and standard deviation 0.25.
+struct Gaussian {
+    side: usize,
+}
+
+const MEAN: f64 = 0.3;
+const SD: f64 = 0.25;
+
+impl ImageSource for Gaussian {
+    fn describe(&self) -> String {
+        format!("independent normal pixels, {} on a side", self.side)
+    }
+    fn item_shape(&self) -> [usize; 3] {
+        [1, self.side, self.side]
+    }
+    fn len(&self) -> Option<u64> {
+        None
+    }
+    fn fill(&self, index: u64, out: &mut [f32]) -> Result<()> {
+        Philox::new(77).fill_normal(index, 0, out);
+        out.iter_mut().for_each(|v| *v = (MEAN + SD * *v as f64) as f32);
+        Ok(())
+    }
+}
+
+fn tiny(side: usize) -> TrainConfig {
+    let unet = UNetConfig {
+        img_resolution: side,
+        img_channels: 1,
+        model_channels: 16,
+        channel_mult: vec![1, 1],
+        attn_resolutions: vec![],
+        num_blocks: 1,
+    };
+    TrainConfig { batch: 16, warmup_images: 320, ema_half_life: 500.0, ..TrainConfig::new(unet) }
+}
+
+#[test]
+fn resume_gives_the_same_bits() {
+    let source = Gaussian { side: 8 };
+    let folder = tempfile::tempdir().unwrap();
+    let card = PriorCard { range: [-1.0, 1.0], ..PriorCard::default() };
+    let config = TrainConfig { batch: 5, dihedral: true, ..tiny(8) };
+    let mut whole = Trainer::new(config.clone(), &source).unwrap();
+    for _ in 0..60 {
+        whole.step().unwrap();
+    }
+    let mut first = Trainer::new(config, &source).unwrap();
+    for _ in 0..37 {
+        first.step().unwrap();
+    }
+    first.save(folder.path(), &card).unwrap();
+    drop(first);
+    let mut second = Trainer::resume(folder.path(), &source).unwrap();
+    // Another number of threads as well.
+    rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(|| {
+        for _ in 37..60 {
+            second.step().unwrap();
+        }
+    });
+    assert!(whole.denoiser.net().theta() == second.denoiser.net().theta());
+    assert!(whole.ema == second.ema && whole.adam == second.adam);
+    assert_eq!((whole.images, &whole.log, whole.since_log), (second.images, &second.log, second.since_log));
+    assert_eq!(whole.log.len(), 1);
+
+    second.save(folder.path(), &card).unwrap();
+    let info = read_prior_metadata(&folder.path().join(PRIOR)).unwrap();
+    assert_eq!((info.kind.as_str(), info.card.trained_on), ("unet", source.describe()));
+    assert_eq!(info.card.extra["images_seen"], "300");
+    let (prior, _) = load_prior(&folder.path().join(PRIOR)).unwrap();
+    let x = Philox::new(1).normal(0..2, 0, &[1, 8, 8]).unwrap();
+    assert_eq!(prior.denoise(&x, &[0.5, 2.0]).unwrap(), second.averaged().unwrap().denoise(&x, &[0.5, 2.0]).unwrap());
+    let log = std::fs::read_to_string(folder.path().join(LOG)).unwrap();
+    assert_eq!(serde_json::from_str::<LogLine>(log.trim()).unwrap(), second.log[0]);
+
+    let other = Trainer::resume(folder.path(), &Gaussian { side: 16 });
+    assert!(other.err().unwrap().to_string().contains("trained on"));
+}
+
+/// For normal data the best denoiser is known, m + s^2 / (s^2 + sigma^2) (x - m), and with it the smallest loss. The trained network must
+/// come near both: its excess error over the best denoiser is the L2 distance to it.
+#[test]
+fn training_on_normal_data_comes_to_the_closed_form() {
+    let source = Gaussian { side: 8 };
+    let mut trainer = Trainer::new(TrainConfig { learning_rate: 3e-3, ..tiny(8) }, &source).unwrap();
+    for _ in 0..700 {
+        trainer.step().unwrap();
+    }
+    let denoiser = trainer.averaged().unwrap();
+    let draws = 64;
+    let mut x0 = Tensor::zeros(&[draws, 1, 8, 8]);
+    x0.data_mut().chunks_exact_mut(64).enumerate().for_each(|(i, out)| source.fill(1 << 40 | i as u64, out).unwrap());
+    for sigma in [0.1, 0.3, 1.0] {
+        let eps = Philox::new(5).normal(0..draws as u64, 0, &[1, 8, 8]).unwrap();
+        let x = combined(&x0, &eps, std::iter::repeat((1.0, sigma)));
+        let found = denoiser.denoise(&x, &vec![sigma as f32; draws]).unwrap();
+        let shrink = SD * SD / (SD * SD + sigma * sigma);
+        let mean_square = |f: &dyn Fn(usize) -> f64| (0..x.len()).map(|i| f(i).powi(2)).sum::<f64>() / x.len() as f64;
+        let best = |i: usize| MEAN + shrink * (x.data()[i] as f64 - MEAN);
+        let excess = mean_square(&|i| found.data()[i] as f64 - best(i));
+        let smallest = mean_square(&|i| best(i) - x0.data()[i] as f64);
+        println!(
+            "sigma {sigma}: excess {excess:.3e} over {smallest:.3e} (theory {:.3e})",
+            SD * SD * sigma * sigma / (SD * SD + sigma * sigma)
+        );
+        assert!(excess < 0.05 * smallest, "sigma {sigma}: excess error {excess} beside the smallest possible {smallest}");
+    }
+}
+
+/// The gradient that a step uses is that of the loss: against central differences of the loss along two directions of parameter space.
+#[test]
+fn loss_gradient_matches_differences() {
+    let source = Gaussian { side: 8 };
+    let mut trainer = Trainer::new(TrainConfig { batch: 3, ..tiny(8) }, &source).unwrap();
+    // Away from the start, where the last layers of all branches are nearly zero.
+    for _ in 0..5 {
+        trainer.step().unwrap();
+    }
+    let theta = trainer.denoiser.net().theta().to_vec();
+    let images = trainer.images;
+    let mut loss_at = |theta: &[f32]| {
+        trainer.denoiser.net_mut().set_theta(theta.to_vec()).unwrap();
+        trainer.images = images;
+        let loss = trainer.step().unwrap().loss;
+        (loss, trainer.denoiser.net().flat_gradients(&trainer.gradients))
+    };
+    let (_, gradient) = loss_at(&theta);
+    for stream in [50, 51] {
+        let direction = Philox::new(1).stream(stream).normal(0..1, 0, &[theta.len()]).unwrap();
+        let step = 1e-3;
+        let moved = |s: f32| theta.iter().zip(direction.data()).map(|(t, d)| t + s * d).collect::<Vec<f32>>();
+        let numeric = (loss_at(&moved(step)).0 - loss_at(&moved(-step)).0) / (2.0 * step as f64);
+        let exact: f64 = gradient.iter().zip(direction.data()).map(|(g, d)| *g as f64 * *d as f64).sum();
+        let size = norm(&gradient) * norm(direction.data()) / (theta.len() as f64).sqrt();
+        assert!((numeric - exact).abs() < 0.01 * exact.abs().max(size), "{numeric} against {exact}, typical size {size}");
+    }
+}
+
+#[test]
+fn bad_settings_and_sources_are_errors() {
+    struct Broken;
+    impl ImageSource for Broken {
+        fn describe(&self) -> String {
+            "broken".into()
+        }
+        fn item_shape(&self) -> [usize; 3] {
+            [1, 8, 8]
+        }
+        fn len(&self) -> Option<u64> {
+            Some(3)
+        }
+        fn fill(&self, index: u64, out: &mut [f32]) -> Result<()> {
+            assert!(index < 3);
+            out.fill(f32::NAN);
+            Ok(())
+        }
+    }
+    let message = |e: Error| e.to_string();
+    assert!(message(Trainer::new(tiny(8), &Broken).unwrap().step().err().unwrap()).contains("NaN"));
+    assert!(message(Trainer::new(tiny(16), &Broken).err().unwrap()).contains("[1, 8, 8]"));
+    for (config, name) in [
+        (TrainConfig { batch: 0, ..tiny(8) }, "batch"),
+        (TrainConfig { learning_rate: f64::NAN, ..tiny(8) }, "learning_rate"),
+        (TrainConfig { schedule: Schedule::Cosine(0), ..tiny(8) }, "schedule"),
+        (TrainConfig { unet: UNetConfig { img_resolution: 9, ..tiny(8).unet }, ..tiny(8) }, "img_resolution"),
+    ] {
+        assert!(message(config.validate().err().unwrap()).contains(name), "{name}");
+    }
+}
+
+#[test]
+fn learning_rate_schedules() {
+    let config = TrainConfig { batch: 10, warmup_images: 100, schedule: Schedule::Cosine(1000), learning_rate: 1.0, ..tiny(8) };
+    assert!((config.rate(0) - 0.1).abs() < 1e-12);
+    assert!((config.rate(500) - 0.5).abs() < 1e-12 && config.rate(1000) < 1e-12 && config.rate(2000) < 1e-12);
+    let config = TrainConfig { schedule: Schedule::InverseSqrt(400), ..config };
+    assert!((config.rate(200) - 1.0).abs() < 1e-12 && (config.rate(1600) - 0.5).abs() < 1e-12);
+}
+
+#[test]
+fn turns_are_the_eight_of_a_square() {
+    let original: Vec<f32> = (0..9).map(|v| v as f32).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for which in 0..8 {
+        let mut image = original.clone();
+        turn(&mut image, [1, 3, 3], which);
+        let mut sorted = image.clone();
+        sorted.sort_by(f32::total_cmp);
+        assert_eq!(sorted, original);
+        assert_eq!(image[4], 4.0);
+        seen.insert(image.iter().map(|v| *v as u32).collect::<Vec<_>>());
+    }
+    assert_eq!(seen.len(), 8);
+}
