@@ -1,6 +1,7 @@
 //! Very long baseline interferometry: UVFITS, closures, gains, likelihoods, simulators and ring features.
 
 mod array;
+pub mod align;
 mod averaging;
 mod chi2;
 mod closure_data;
@@ -19,6 +20,11 @@ mod likelihood_settings;
 mod likelihood_tests;
 mod likelihood_whitened;
 mod observation;
+pub mod ring;
+#[cfg(test)]
+mod ring_tests;
+pub mod sources;
+
 mod preparation_report;
 pub mod simulate;
 pub mod sources;
