@@ -26,6 +26,7 @@ mod ring_tests;
 pub mod sources;
 
 mod preparation_report;
+mod problem;
 pub mod simulate;
 #[cfg(test)]
 mod testing;
@@ -46,4 +47,5 @@ pub use likelihood::VlbiLikelihood;
 pub use likelihood_settings::{DataProducts, FluxScale, GainPrior, LikelihoodSettings, PriorUnits};
 pub use observation::{Band, INTRA_SITE_M, Observation, Station, Visibility, ZERO_BASELINE_LAMBDA};
 pub use preparation_report::PreparationReport;
+pub use problem::VlbiProblem;
 pub use uvfits::{Flags, UvfitsSummary, inspect_observation, inspect_uvfits, read_observation, read_uvfits, write_uvfits};
