@@ -1,7 +1,7 @@
 //! Very long baseline interferometry: UVFITS, closures, gains, likelihoods, simulators and ring features.
 
-mod array;
 pub mod align;
+mod array;
 mod averaging;
 mod chi2;
 mod closure_data;
@@ -23,8 +23,6 @@ mod observation;
 pub mod ring;
 #[cfg(test)]
 mod ring_tests;
-pub mod sources;
-
 mod preparation_report;
 pub mod simulate;
 pub mod sources;
