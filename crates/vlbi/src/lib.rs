@@ -23,8 +23,6 @@ mod observation;
 pub mod ring;
 #[cfg(test)]
 mod ring_tests;
-pub mod sources;
-
 mod preparation_report;
 mod problem;
 pub mod simulate;
