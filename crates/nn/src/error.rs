@@ -6,6 +6,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Compute(#[from] halation_compute::Error),
+    /// A file could not be read or written, or is not what it should be.
+    #[error(transparent)]
+    File(#[from] halation_io::Error),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -1,10 +1,10 @@
 //! Priors as files: one safetensors file whose string metadata say what it is.
 
-use crate::checkpoint::{Architecture, TensorFile, load_unet, unet_tensors, write_tensors};
+use crate::checkpoint::{Architecture, architecture, insert_unet, load_unet};
 use crate::{Denoiser, Error, Result, UNetDenoiser};
+use halation_io::{TensorFile, sha256_of_file};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What the metadata of a prior say about its images and its origin.
@@ -44,31 +44,31 @@ pub struct PriorInfo {
 
 const KNOWN: [&str; 7] = ["kind", "config", "image_shape", "range", "unit", "trained_on", "card"];
 
-fn json<T: serde::de::DeserializeOwned>(file: &TensorFile, key: &str) -> Result<Option<T>> {
+fn json<T: serde::de::DeserializeOwned>(path: &Path, file: &TensorFile, key: &str) -> Result<Option<T>> {
     let parse = |text: &String| {
         serde_json::from_str(text).map_err(|e| Error::Checkpoint {
-            path: file.path().to_path_buf(),
+            path: path.to_path_buf(),
             message: format!("metadata {key}: found {text:?}, expected JSON such as [1,64,64]: {e}"),
         })
     };
     file.metadata.get(key).map(parse).transpose()
 }
 
-fn info_of(file: &TensorFile, sha256: String) -> Result<PriorInfo> {
-    let fail = |message: String| Error::Checkpoint { path: file.path().to_path_buf(), message };
+fn info_of(path: &Path, file: &TensorFile, sha256: String) -> Result<PriorInfo> {
+    let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
     let text = |key: &str| file.metadata.get(key).cloned();
     let config = text("config");
     // A checkpoint of the family, without our metadata, is a network with its configuration beside it.
     let kind = text("kind").unwrap_or_else(|| "unet".into());
-    let image_shape: Vec<usize> = match json(file, "image_shape")? {
+    let image_shape: Vec<usize> = match json(path, file, "image_shape")? {
         Some(shape) => shape,
         None if kind == "unet" => {
-            let unet = crate::checkpoint::architecture(file, None)?.unet;
+            let unet = architecture(path, file, None)?.unet;
             vec![unet.img_channels, unet.img_resolution, unet.img_resolution]
         }
         None => return Err(fail("found no metadata \"image_shape\", expected [channel, y, x]".into())),
     };
-    let range = json(file, "range")?.unwrap_or([-1.0, 1.0]);
+    let range = json(path, file, "range")?.unwrap_or([-1.0, 1.0]);
     let extra = file.metadata.iter().filter(|(k, _)| !KNOWN.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
     let card = PriorCard {
         range,
@@ -77,8 +77,8 @@ fn info_of(file: &TensorFile, sha256: String) -> Result<PriorInfo> {
         card: text("card").unwrap_or_default(),
         extra,
     };
-    let parameters = file.names().filter_map(|n| file.get(n)).map(|(_, v)| v.len()).sum();
-    Ok(PriorInfo { path: file.path().to_path_buf(), sha256, kind, image_shape, parameters, config, card })
+    let parameters = file.tensors.values().map(|t| t.values.len()).sum();
+    Ok(PriorInfo { path: path.to_path_buf(), sha256, kind, image_shape, parameters, config, card })
 }
 
 /// Reads a prior file of any kind: what it is, and its tensors.
@@ -86,10 +86,8 @@ fn info_of(file: &TensorFile, sha256: String) -> Result<PriorInfo> {
 /// # Errors
 /// When the file cannot be read, is damaged, or its metadata cannot be understood.
 pub fn read_prior(path: &Path) -> Result<(PriorInfo, TensorFile)> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-    let file = TensorFile::from_bytes(path, &bytes)?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-    Ok((info_of(&file, sha256)?, file))
+    let file = TensorFile::read(path)?;
+    Ok((info_of(path, &file, sha256_of_file(path)?)?, file))
 }
 
 /// What a prior file is.
@@ -110,7 +108,7 @@ pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
     if info.kind != "unet" {
         return Err(fail(format!("found a prior of kind {:?}, expected \"unet\" here", info.kind)));
     }
-    let denoiser = load_unet(&file, None)?;
+    let denoiser = load_unet(path, &file, None)?;
     if denoiser.item_shape() != *info.image_shape {
         return Err(fail(format!("metadata image_shape is {:?}, the network makes {:?}", info.image_shape, denoiser.item_shape())));
     }
@@ -124,7 +122,8 @@ pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
 pub fn write_unet_prior(path: &Path, denoiser: &UNetDenoiser, card: &PriorCard) -> Result<()> {
     let to_json = |e: serde_json::Error| Error::Invalid(e.to_string());
     let config = serde_json::to_string(&Architecture::of(denoiser)).map_err(to_json)?;
-    let mut metadata: HashMap<String, String> = card.extra.clone().into_iter().collect();
+    let mut file = TensorFile::new();
+    file.metadata.extend(card.extra.clone());
     for (key, value) in [
         ("kind", "unet".to_string()),
         ("config", config),
@@ -134,7 +133,8 @@ pub fn write_unet_prior(path: &Path, denoiser: &UNetDenoiser, card: &PriorCard) 
         ("trained_on", card.trained_on.clone()),
         ("card", card.card.clone()),
     ] {
-        metadata.insert(key.into(), value);
+        file.metadata.insert(key.into(), value);
     }
-    write_tensors(path, unet_tensors(denoiser.net(), denoiser.net().theta()), metadata)
+    insert_unet(&mut file, denoiser.net(), denoiser.net().theta());
+    Ok(file.write(path)?)
 }

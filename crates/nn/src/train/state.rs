@@ -2,11 +2,11 @@
 
 use super::optimizer::Adam;
 use super::{LogLine, TrainConfig, Trainer};
-use crate::checkpoint::{TensorFile, write_tensors, write_whole};
+use crate::checkpoint::finite;
 use crate::prior::{PriorCard, write_unet_prior};
 use crate::{Error, ImageSource, Result};
+use halation_io::{TensorFile, write_whole};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::path::Path;
 
 /// Name of the file to resume from.
@@ -42,18 +42,18 @@ impl<'a> Trainer<'a> {
             log: self.log.clone(),
         };
         let to_json = |e: serde_json::Error| Error::Invalid(e.to_string());
-        let metadata = HashMap::from([
-            ("kind".to_string(), "training".to_string()),
-            ("state".to_string(), serde_json::to_string(&state).map_err(to_json)?),
-        ]);
-        let n = vec![self.ema.len()];
-        let parts = [
+        let mut file = TensorFile::new();
+        file.metadata.insert("kind".into(), "training".into());
+        file.metadata.insert("state".into(), serde_json::to_string(&state).map_err(to_json)?);
+        for (name, values) in [
             ("theta", self.denoiser.net().theta()),
-            ("ema", &self.ema[..]),
+            ("ema", &self.ema),
             ("adam_first", &self.adam.first),
             ("adam_second", &self.adam.second),
-        ];
-        write_tensors(&folder.join(CHECKPOINT), parts.map(|(name, values)| (name.to_string(), n.clone(), values)), metadata)?;
+        ] {
+            file.insert_f32(name, &[values.len()], values.to_vec());
+        }
+        file.write(&folder.join(CHECKPOINT))?;
         let mut card = card.clone();
         card.trained_on = self.source.describe();
         card.extra.insert("images_seen".into(), self.images.to_string());
@@ -64,7 +64,7 @@ impl<'a> Trainer<'a> {
             lines.push_str(&serde_json::to_string(line).map_err(to_json)?);
             lines.push('\n');
         }
-        write_whole(&folder.join(LOG), lines.as_bytes())
+        Ok(write_whole(&folder.join(LOG), lines.as_bytes())?)
     }
 
     /// Goes on from the checkpoint in `folder`; the source must be the one that the run began with.
@@ -87,7 +87,7 @@ impl<'a> Trainer<'a> {
         }
         let mut trainer = Trainer::new(state.config, source)?;
         let n = trainer.ema.len();
-        let part = |name: &str| match file.expect(name)? {
+        let part = |name: &str| match finite(&path, &file, name)? {
             (shape, values) if shape == [n] => Ok(values.to_vec()),
             (shape, _) => Err(fail(format!("tensor {name}: found shape {shape:?}, expected [{n}]"))),
         };

@@ -2,8 +2,9 @@
 
 mod block;
 mod config;
+mod reference;
 
-pub(crate) use config::Init;
+use config::Init;
 pub use config::{Parameter, UNetConfig};
 
 use crate::{Error, Result};

@@ -1,0 +1,39 @@
+use crate::{Outcome, Unusable};
+use anyhow::Context;
+use std::path::PathBuf;
+
+/// Say what a prior file is: its kind, its images, its origin and its hash.
+///
+/// Example: halation prior info data/priors/vlbi-64.safetensors
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The prior
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
+    let info = halation_nn::read_prior_metadata(&args.file).context(Unusable)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&info)?);
+        return Ok(Outcome::Done);
+    }
+    let shape: Vec<String> = info.image_shape.iter().map(usize::to_string).collect();
+    println!("{}: {}, {} parameters", info.path.display(), info.kind, info.parameters);
+    println!("images      {} (channel, y, x), values {} to {}", shape.join(" x "), info.card.range[0], info.card.range[1]);
+    for (name, text) in [("unit", &info.card.unit), ("trained on", &info.card.trained_on), ("card", &info.card.card)] {
+        if !text.is_empty() {
+            println!("{name:11} {text}");
+        }
+    }
+    if let Some(config) = &info.config {
+        println!("network     {config}");
+    }
+    for (name, text) in &info.card.extra {
+        println!("{name:11} {text}");
+    }
+    println!("sha256      {}", info.sha256);
+    Ok(Outcome::Done)
+}

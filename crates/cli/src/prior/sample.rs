@@ -1,0 +1,80 @@
+use crate::{Outcome, Unusable};
+use anyhow::{Context, bail};
+use halation_io::{Colours, TensorFile, contact_sheet};
+use halation_nn::{SampleConfig, load_prior, sample_with};
+use indicatif::ProgressBar;
+use ndarray::ArrayView2;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// Draw images from a prior and write them as a contact sheet (PNG) or as tensors (safetensors), by the ending of the name.
+///
+/// Example: halation prior sample data/priors/vlbi-64.safetensors -n 64 -o sheet.png
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The prior
+    file: PathBuf,
+    /// Number of images
+    #[arg(short, long, default_value_t = 64)]
+    number: usize,
+    /// Noise levels of the sampler, two network calls each
+    #[arg(long, default_value_t = 18)]
+    steps: usize,
+    /// Fresh noise along the way, 0 for none
+    #[arg(long, default_value_t = 0.0)]
+    churn: f64,
+    /// Largest noise level
+    #[arg(long, default_value_t = 80.0)]
+    sigma_max: f64,
+    /// Smallest noise level
+    #[arg(long, default_value_t = 0.002)]
+    sigma_min: f64,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// What to write: *.png or *.safetensors
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Images that go through the network together: what bounds the memory.
+const BATCH: u64 = 64;
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
+    let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
+    if !["png", "safetensors"].contains(&ending.as_str()) {
+        let message = format!("{}: found the ending {ending:?}, expected .png or .safetensors", args.out.display());
+        bail!(anyhow::anyhow!(message).context(Unusable));
+    }
+    let (prior, info) = load_prior(&args.file).context(Unusable)?;
+    let config =
+        SampleConfig { churn: args.churn, sigma_max: args.sigma_max, sigma_min: args.sigma_min, ..SampleConfig::new(args.steps) };
+    let number = args.number as u64;
+    let batches: Vec<_> = (0..number).step_by(BATCH as usize).map(|first| first..(first + BATCH).min(number)).collect();
+    let bar =
+        if std::io::stderr().is_terminal() { ProgressBar::new((batches.len() * args.steps) as u64) } else { ProgressBar::hidden() };
+    let mut samples = Vec::new();
+    for draws in batches {
+        let x = sample_with(prior.as_ref(), draws, &config, args.seed, |_| bar.inc(1)).context(Unusable)?;
+        samples.extend_from_slice(x.data());
+    }
+    bar.finish_and_clear();
+    let [channels, height, width] = prior.item_shape();
+    if ending == "png" {
+        let planes = samples.chunks_exact(channels * height * width);
+        let images =
+            planes.map(|item| ArrayView2::from_shape((height, width), &item[..height * width])).collect::<Result<Vec<_>, _>>()?;
+        let [low, high] = info.card.range.map(|v| v as f32);
+        let columns = (args.number as f64).sqrt().ceil() as usize;
+        contact_sheet(&images, columns, if width < 100 { 2 } else { 1 }, Some((low, high)), Colours::Ember).write_png(&args.out)?;
+    } else {
+        let mut file = TensorFile::new();
+        file.insert_f32("samples", &[args.number, channels, height, width], samples);
+        for (key, value) in [("prior_sha256", info.sha256), ("seed", args.seed.to_string()), ("sampler", format!("{config:?}"))] {
+            file.metadata.insert(key.into(), value);
+        }
+        file.write(&args.out)?;
+    }
+    eprintln!("halation: {} images of {} in {}", args.number, args.file.display(), args.out.display());
+    Ok(Outcome::Done)
+}
