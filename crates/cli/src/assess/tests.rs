@@ -104,5 +104,16 @@ fn truth_on_another_grid() {
     // The truth differs from the draws as they differ among themselves: one per cent noise of its own.
     let inside = found["coverage"]["inside"][2].as_f64().unwrap();
     assert!((0.8..=0.98).contains(&inside), "{found}");
+    for json in [true, false] {
+        let args = Args {
+            out: folder.path().to_path_buf(),
+            truth: Some(path.clone()),
+            json,
+            largest_ring: 95.0 * UAS,
+            rex_lengths: false,
+            seed: 0,
+        };
+        assert!(matches!(run(args), Ok(Outcome::Done)));
+    }
     assert!(truth::compare(&folder.path().join("absent.fits"), &draws, &grid, &RingOptions::default(), 0).is_err());
 }
