@@ -1,8 +1,157 @@
-use crate::Outcome;
+use crate::{Outcome, Unusable};
+use anyhow::Context;
+use halation_io::{FitsFile, SkyImage, read_fits_image};
+use halation_vlbi::{MICROARCSECOND_RAD, Observation, UvfitsSummary, inspect_observation, utc_text};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+const EXAMPLE: &str = "\
+Example:
+  halation info SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits
+  halation info lo.uvfits hi.uvfits --json      two bands of one source, as `reconstruct vlbi` joins them";
 
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Args {
+    /// UVFITS file (several of one source are joined as bands) or FITS image
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
-pub(crate) fn run(_: Args) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
+    let report = match args.files.as_slice() {
+        [file] if is_image(file) => image(file, &read_fits_image(file).context(Unusable)?),
+        files => {
+            let (observation, summaries) = inspect_observation(files).context(Unusable)?;
+            visibilities(&observation, &summaries)
+        }
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", text(&report));
+    }
+    Ok(Outcome::Done)
+}
+
+/// Whether a FITS file holds no random groups. What is no FITS file goes to the UVFITS reader, whose message says so.
+fn is_image(file: &Path) -> bool {
+    FitsFile::open(file).is_ok_and(|f| f.hdus().first().is_some_and(|h| !h.header.is_true("GROUPS")))
+}
+
+fn visibilities(o: &Observation, summaries: &[UvfitsSummary]) -> Value {
+    let with_data = o.stations_with_data();
+    let names: Vec<&str> = o.stations.iter().zip(&with_data).filter(|s| *s.1).map(|s| s.0.name.as_str()).collect();
+    let times = o.visibilities.iter().map(|v| v.mjd);
+    let (first, last) = times.fold((f64::INFINITY, f64::NEG_INFINITY), |s, t| (s.0.min(t), s.1.max(t)));
+    let bands: Vec<Value> = o
+        .bands
+        .iter()
+        .enumerate()
+        .map(|(i, b)| {
+            let unflagged = o.visibilities.iter().filter(|v| v.band == i).count();
+            json!({ "frequency_hz": b.frequency_hz, "bandwidth_hz": b.bandwidth_hz, "unflagged": unflagged })
+        })
+        .collect();
+    json!({
+        "kind": "uvfits",
+        "source": o.source,
+        "ra_deg": o.ra_deg,
+        "dec_deg": o.dec_deg,
+        "start_utc": utc_text(first),
+        "end_utc": utc_text(last),
+        "start_mjd": first,
+        "end_mjd": last,
+        "rows": o.rows,
+        "unflagged": o.visibilities.len(),
+        "stations_used": names.len(),
+        "stations_listed": o.stations.len(),
+        "stations": names,
+        "baselines": o.baselines().len(),
+        "scans": o.scans.len(),
+        "frequency_hz": o.frequency_hz(),
+        "bandwidth_hz": o.bands.iter().map(|b| b.bandwidth_hz).sum::<f64>(),
+        "max_baseline_lambda": o.max_baseline_lambda(),
+        "zero_baseline_flux_jy": o.zero_baseline_flux_jy(),
+        "bands": bands,
+        "files": summaries,
+    })
+}
+
+fn image(file: &Path, image: &SkyImage) -> Value {
+    let (width_rad, height_rad) = image.fov_rad();
+    json!({
+        "kind": "fits-image",
+        "path": file,
+        "source": image.object,
+        "ra_deg": image.ra_deg,
+        "dec_deg": image.dec_deg,
+        "mjd": image.mjd,
+        "frequency_hz": image.frequency_hz,
+        "pixels": [image.pixels.ncols(), image.pixels.nrows()],
+        "pixel_uas": image.pixel_rad.0 / MICROARCSECOND_RAD,
+        "fov_uas": [width_rad / MICROARCSECOND_RAD, height_rad / MICROARCSECOND_RAD],
+        "total_flux_jy": image.total(),
+        "max_jy_per_pixel": image.pixels.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+    })
+}
+
+/// The report for people: one line a key, lists on one line, tables indented.
+fn text(report: &Value) -> String {
+    let mut out = String::new();
+    lines(report, 0, &mut out);
+    out
+}
+
+fn lines(value: &Value, indent: usize, out: &mut String) {
+    let Value::Object(map) = value else { return };
+    for (key, value) in map {
+        let pad = " ".repeat(indent);
+        match value {
+            Value::Object(_) => {
+                out.push_str(&format!("{pad}{key}\n"));
+                lines(value, indent + 2, out);
+            }
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                for (i, item) in items.iter().enumerate() {
+                    out.push_str(&format!("{pad}{key} {}\n", i + 1));
+                    lines(item, indent + 2, out);
+                }
+            }
+            Value::Array(items) => {
+                let words: Vec<String> = items.iter().map(word).collect();
+                out.push_str(&format!("{pad}{key:<22} {}\n", words.join(" ")));
+            }
+            _ => out.push_str(&format!("{pad}{key:<22} {}\n", word(value))),
+        }
+    }
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        Value::Null => "none".into(),
+        Value::Number(n) => match n.as_f64() {
+            Some(x) if n.is_f64() && (x.abs() >= 1e6 || (x != 0.0 && x.abs() < 1e-3)) => format!("{x:.6e}"),
+            Some(x) if n.is_f64() => format!("{:.6}", x).trim_end_matches('0').trim_end_matches('.').to_string(),
+            _ => n.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_people() {
+        let report =
+            json!({ "a": 0.5, "b": 227.1e9, "c": null, "list": ["x", 2], "table": [{ "k": 1 }], "inner": { "deep": 1e-9 } });
+        let expected = "a                      0.5\nb                      2.271000e11\nc                      none\ninner\n  deep                   1.000000e-9\nlist                   x 2\ntable 1\n  k                      1\n";
+        assert_eq!(text(&report), expected);
+    }
 }

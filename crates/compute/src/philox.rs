@@ -19,6 +19,11 @@ impl Philox {
         Self { key: [seed as u32, (seed >> 32) as u32], stream: 0 }
     }
 
+    /// The seed that it was made of.
+    pub fn seed(&self) -> u64 {
+        (self.key[1] as u64) << 32 | self.key[0] as u64
+    }
+
     /// The same seed with another stream: independent numbers for another purpose.
     pub fn stream(self, stream: u16) -> Self {
         Self { stream, ..self }

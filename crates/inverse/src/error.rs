@@ -10,6 +10,9 @@ pub enum Error {
     /// A file failed.
     #[error(transparent)]
     Io(#[from] halation_io::Error),
+    /// An ensemble does not fit together or could not be written.
+    #[error(transparent)]
+    Posterior(#[from] halation_posterior::Error),
     /// A solver needs what the problem does not offer.
     #[error("solver {solver} needs {needs}, which this problem does not offer: {remedy}")]
     Needs {

@@ -1,11 +1,29 @@
 //! Inverse problems: forward operators, likelihoods, posteriors known in closed form, solvers and the driver that runs them.
 
+mod check;
 mod error;
 mod gaussian_field;
 mod likelihood;
+mod linear;
+mod mixture;
+mod mixture_posterior;
+mod numeric;
 mod operator;
+mod pnp_dm;
+mod problem;
+mod solver;
+mod start;
+#[cfg(test)]
+mod testing;
 
+pub use check::{Checked, check_likelihood, check_linear, check_vjp};
 pub use error::{Error, Result};
 pub use gaussian_field::{FieldPosterior, GaussianField};
 pub use likelihood::{Likelihood, LinearGaussian, Whitened};
+pub use linear::{DenseOperator, LinearGaussianLikelihood};
+pub use mixture::GaussianMixture;
 pub use operator::{ForwardOperator, LinearOperator};
+pub use pnp_dm::{Agreement, PnpDm, PnpDmState};
+pub use problem::{Domain, Presented, Problem};
+pub use solver::{Checkpoint, Draws, Needs, Plan, Solver, StepInfo, check_needs};
+pub use start::{START_CALLS, START_STEPS, sample_prior};

@@ -160,7 +160,9 @@ mod tests {
         w.f64s("/", "A", &good().a.view(), &[], Described::default()).unwrap();
         w.finish().unwrap();
         let whole = std::fs::read(&path).unwrap();
+        // A name for each: HDF5 may keep a damaged file open, and would answer from that.
         for cut in (0..whole.len()).step_by(61) {
+            let path = folder.path().join(format!("cut{cut}.h5"));
             std::fs::write(&path, &whole[..cut]).unwrap();
             assert!(read_linear_problem(&path).is_err());
         }
@@ -168,6 +170,7 @@ mod tests {
             let mut broken = whole.clone();
             let end = broken.len().min(at + 8);
             broken[at..end].fill(0xff);
+            let path = folder.path().join(format!("broken{at}.h5"));
             std::fs::write(&path, &broken).unwrap();
             assert!(read_linear_problem(&path).is_err(), "y is missing in any case");
         }

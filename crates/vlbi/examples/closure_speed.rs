@@ -6,6 +6,7 @@ use halation_lapack as _;
 use halation_vlbi::{
     ImageGrid, LikelihoodSettings, MICROARCSECOND_RAD, PrepareSettings, VlbiLikelihood, prepare, read_observation,
 };
+use ndarray_linalg::{Cholesky, UPLO};
 use std::time::Instant;
 
 /// The least time of `repeats` calls, seconds.
@@ -37,8 +38,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let whitened = likelihood.residual(one.item(0))?.ok_or("no residual")?;
     let first_gram_s = best(1, || drop(whitened.gram()));
     let gram_s = best(10, || drop(whitened.gram()));
+    let mut normal = whitened.gram();
+    normal.diag_mut().iter_mut().for_each(|d| *d += 1.0);
+    let cholesky_s = best(10, || drop(normal.cholesky(UPLO::Lower)));
     println!(
-        "{{\"visibilities\": {}, \"residuals\": {}, \"value_and_gradient_s\": {value_and_gradient_s:.6}, \"batch_per_draw_s\": {batch_per_draw_s:.6}, \"linearise_s\": {linearise_s:.6}, \"first_gram_s\": {first_gram_s:.6}, \"gram_s\": {gram_s:.6}}}",
+        "{{\"visibilities\": {}, \"residuals\": {}, \"value_and_gradient_s\": {value_and_gradient_s:.6}, \"batch_per_draw_s\": {batch_per_draw_s:.6}, \"linearise_s\": {linearise_s:.6}, \"first_gram_s\": {first_gram_s:.6}, \"gram_s\": {gram_s:.6}, \"cholesky_s\": {cholesky_s:.6}}}",
         prepared.visibilities.len(),
         likelihood.residual_len()
     );

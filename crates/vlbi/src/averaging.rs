@@ -61,11 +61,6 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The longest projected baseline, wavelengths.
-    pub fn max_baseline_lambda(&self) -> f64 {
-        self.visibilities.iter().map(Visibility::baseline_lambda).fold(0.0, f64::max)
-    }
-
     /// The shortest projected baseline between sites, wavelengths.
     pub fn min_baseline_lambda(&self) -> f64 {
         self.visibilities.iter().map(Visibility::baseline_lambda).fold(f64::INFINITY, f64::min)
@@ -104,7 +99,10 @@ pub fn prepare(observation: &Observation, settings: &PrepareSettings) -> Result<
         v.sigma_jy = v.sigma_jy.hypot(settings.systematic * amplitude);
         if same_site(observation, &v, settings) {
             intra_site.push(v);
-        } else if amplitude < settings.min_snr * v.sigma_jy {
+            continue;
+        }
+        report.max_baseline_lambda = report.max_baseline_lambda.max(v.baseline_lambda());
+        if amplitude < settings.min_snr * v.sigma_jy {
             report.low_snr += 1;
         } else {
             kept.push((scan, v));

@@ -38,7 +38,7 @@ pub struct Prediction {
     /// Complex visibilities, one per [`Prepared::visibilities`], Jy. Their common scale is the settings' flux where that is given,
     /// the best-fitting one where it is free; their phases keep the image's position.
     pub visibilities_jy: Vec<Complex64>,
-    /// ln c of that scale: I = c u in Jy/pixel.
+    /// ln c of that scale: I = c u in Jy/pixel, so the total compact flux density is c sum(u).
     pub log_scale: f64,
 }
 
@@ -85,7 +85,7 @@ impl VlbiLikelihood {
         let at = self.evaluate(image);
         // Closures are evaluated without a scale; whoever draws amplitudes wants the one that was given.
         let log_scale = match self.settings().flux {
-            FluxScale::Free => self.best_log_scale(&at),
+            FluxScale::Free => at.free_log_scale.unwrap_or_else(|| self.best_log_scale(&at)),
             FluxScale::PixelJy(scale) => scale.ln(),
             FluxScale::TotalJy(flux) => (flux / image.iter().sum::<f64>().max(smallest_sum(image.len()))).ln(),
         };
@@ -94,7 +94,7 @@ impl VlbiLikelihood {
         Prediction { visibilities_jy, log_scale }
     }
 
-    /// Weighted mean of ln|V| - ln|A u|; the weights count noise and the budget of station gains.
+    /// For closures, which know no scale: weighted mean of ln|V| - ln|A u|; the weights count noise and the budget of station gains.
     fn best_log_scale(&self, at: &Evaluation) -> f64 {
         let (mut weights, mut sum) = (0.0, 0.0);
         for (k, v) in self.prepared().visibilities.iter().enumerate() {

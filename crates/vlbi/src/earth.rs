@@ -60,6 +60,14 @@ pub(crate) fn calendar_date(mjd: f64) -> (i64, i64, i64) {
     (100 * (n - 49) + i + l, j + 2 - 12 * l, day)
 }
 
+/// A modified Julian day as `YYYY-MM-DDTHH:MM:SS`, rounded to seconds.
+pub fn utc_text(mjd: f64) -> String {
+    let seconds = (mjd * 86_400.0).round();
+    let (year, month, day) = calendar_date((seconds / 86_400.0).floor());
+    let s = seconds.rem_euclid(86_400.0) as u32;
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+}
+
 /// Modified Julian day of `YYYY-MM-DD`, `YYYY-MM-DDTHH`, `...:MM` or `...:MM:SS[.sss]`, UTC; none when it is no date.
 pub(crate) fn mjd_of_date(text: &str) -> Option<f64> {
     let (date, time) = match text.trim().trim_end_matches('Z').split_once(['T', ' ']) {
@@ -120,6 +128,8 @@ mod tests {
     fn dates() {
         assert_eq!(mjd_of_date("2017-04-06"), Some(57_849.0));
         assert_eq!(calendar_date(57_849.9), (2017, 4, 6));
+        assert_eq!(utc_text(57_849.25 + 61.4 / 86_400.0), "2017-04-06T06:01:01");
+        assert_eq!(utc_text(57_849.999_999), "2017-04-07T00:00:00");
         assert_eq!(mjd_of_date("2000-01-01T12:00:00"), Some(51_544.5));
         assert_eq!(mjd_of_date("2000-02-29 06:00"), Some(51_603.25));
         for bad in [

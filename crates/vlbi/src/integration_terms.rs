@@ -28,7 +28,7 @@ pub(crate) struct Term {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Polar(Polar),
+    Polar(Box<Polar>),
     Complex { data: Vec<Complex64>, sigma_jy: Vec<f64> },
 }
 
@@ -95,7 +95,7 @@ impl Term {
             cycles,
         };
         let end = amplitude_rows.end;
-        Ok(Self { range, phase_rows, amplitude_rows, complex_rows: end..end, kind: Kind::Polar(polar) })
+        Ok(Self { range, phase_rows, amplitude_rows, complex_rows: end..end, kind: Kind::Polar(Box::new(polar)) })
     }
 
     /// All its residual rows.

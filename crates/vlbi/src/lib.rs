@@ -1,5 +1,7 @@
 //! Very long baseline interferometry: UVFITS, closures, gains, likelihoods, simulators and ring features.
 
+pub mod align;
+mod array;
 mod averaging;
 mod chi2;
 mod closure_data;
@@ -18,19 +20,23 @@ mod likelihood_settings;
 mod likelihood_tests;
 mod likelihood_whitened;
 mod observation;
-pub mod sources;
-
+pub mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod preparation_report;
+mod problem;
+pub mod simulate;
 #[cfg(test)]
 mod testing;
 mod uvfits;
 mod visibility_operator;
 
+pub use array::{Array, ArrayStation};
 pub use averaging::{Integration, PrepareSettings, Prepared, prepare};
 pub use chi2::{ChiSquare, Prediction};
 pub use closure_data::{ClosureData, ClosurePhase, LogClosureAmplitude};
 pub use closures_minimal::{minimal_quadrangles, minimal_triangles};
-pub use earth::{elevation_rad, gmst_rad, uv_m};
+pub use earth::{elevation_rad, gmst_rad, utc_text, uv_m};
 pub use error::{Error, Result};
 pub use field_of_view::{FieldOfView, check_field_of_view, field_of_view};
 pub use fourier::{Fourier, Pulse};
@@ -39,4 +45,5 @@ pub use likelihood::VlbiLikelihood;
 pub use likelihood_settings::{DataProducts, FluxScale, GainPrior, LikelihoodSettings, PriorUnits};
 pub use observation::{Band, INTRA_SITE_M, Observation, Station, Visibility, ZERO_BASELINE_LAMBDA};
 pub use preparation_report::PreparationReport;
+pub use problem::VlbiProblem;
 pub use uvfits::{Flags, UvfitsSummary, inspect_observation, inspect_uvfits, read_observation, read_uvfits, write_uvfits};

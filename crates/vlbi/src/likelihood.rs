@@ -34,6 +34,8 @@ pub struct VlbiLikelihood {
     rows: usize,
     /// Unit vector of the residual's response to ln F, where that is marginalised.
     free_scale: Option<Vec<f64>>,
+    /// Length of that response: 1 / standard deviation of ln F.
+    scale_response: f64,
     gram: OnceLock<(Array2<f64>, Array2<f64>)>,
     operator: Option<VisibilityOperator>,
 }
@@ -60,12 +62,17 @@ impl VlbiLikelihood {
             terms,
             rows,
             free_scale: None,
+            scale_response: 0.0,
             gram: OnceLock::new(),
             operator: None,
         };
         let open_amplitudes = matches!(settings.data, DataProducts::AmplitudesAndClosures | DataProducts::Visibilities);
         if open_amplitudes && settings.flux == FluxScale::Free {
-            likelihood.free_scale = Some(likelihood.scale_direction());
+            let mut direction = likelihood.scale_direction();
+            let norm = direction.iter().map(|x| x * x).sum::<f64>().sqrt();
+            direction.iter_mut().for_each(|x| *x /= norm);
+            likelihood.free_scale = Some(direction);
+            likelihood.scale_response = norm;
         }
         if let (DataProducts::CalibratedVisibilities, FluxScale::PixelJy(scale)) = (settings.data, settings.flux) {
             likelihood.operator = Some(VisibilityOperator::new(prepared, &likelihood.fourier, settings.units, scale));
@@ -120,8 +127,10 @@ impl VlbiLikelihood {
             let k = term.range.clone();
             term.residual(&re[k.clone()], &im[k], scale, &mut residual[term.rows()]);
         }
-        self.project(&mut residual);
-        Evaluation { re, im, scale, sum, residual }
+        // r(ln c) = r + ln c |d| e: least squares in ln c gives its estimate and leaves the projected residual.
+        let along = self.project(&mut residual);
+        let free_log_scale = (self.scale_response > 0.0).then(|| -along / self.scale_response);
+        Evaluation { re, im, scale, sum, residual, free_log_scale }
     }
 
     /// Cotangent of u for the residual's cotangent `w`.
@@ -157,7 +166,7 @@ impl VlbiLikelihood {
         }
     }
 
-    /// d r / d ln c, normalised.
+    /// d r / d ln c.
     fn scale_direction(&self) -> Vec<f64> {
         let n = self.fourier.len();
         let mut direction = vec![0.0; self.rows];
@@ -166,16 +175,15 @@ impl VlbiLikelihood {
             let jacobian = term.jacobian(&vec![1.0; n][k.clone()], &vec![0.0; n][k], 1.0);
             direction[term.rows()].copy_from_slice(&jacobian.log_scale);
         }
-        let norm = direction.iter().map(|x| x * x).sum::<f64>().sqrt();
-        direction.iter_mut().for_each(|x| *x /= norm);
         direction
     }
 
-    pub(crate) fn project(&self, rows: &mut [f64]) {
-        if let Some(direction) = &self.free_scale {
-            let along: f64 = direction.iter().zip(rows.iter()).map(|(a, b)| a * b).sum();
-            rows.iter_mut().zip(direction).for_each(|(x, d)| *x -= along * d);
-        }
+    /// Takes the response to a marginalised flux scale out of `rows`; returns how much of it there was.
+    pub(crate) fn project(&self, rows: &mut [f64]) -> f64 {
+        let Some(direction) = &self.free_scale else { return 0.0 };
+        let along: f64 = direction.iter().zip(rows.iter()).map(|(a, b)| a * b).sum();
+        rows.iter_mut().zip(direction).for_each(|(x, d)| *x -= along * d);
+        along
     }
 }
 
@@ -196,6 +204,8 @@ pub(crate) struct Evaluation {
     pub sum: Option<f64>,
     /// The whitened residual.
     pub residual: Vec<f64>,
+    /// The best ln c, where that is marginalised.
+    pub free_log_scale: Option<f64>,
 }
 
 impl Likelihood for VlbiLikelihood {

@@ -79,11 +79,11 @@ impl Whitened for Linearised<'_> {
                 let re = self.blocks[p].re.dot(&cos.slice(s![range.clone(), ..end]));
                 let im = self.blocks[p].im.dot(&sin.slice(s![range, ..end]));
                 let mut strip = Array2::zeros((terms[p].rows().len(), terms[p].rows().end));
-                for q in 0..=p {
-                    let columns = terms[q].range.clone();
-                    let product = re.slice(s![.., columns.clone()]).dot(&self.blocks[q].re.t())
-                        + im.slice(s![.., columns]).dot(&self.blocks[q].im.t());
-                    strip.slice_mut(s![.., terms[q].rows()]).assign(&product);
+                for (term, block) in terms.iter().zip(&self.blocks).take(p + 1) {
+                    let columns = term.range.clone();
+                    let product =
+                        re.slice(s![.., columns.clone()]).dot(&block.re.t()) + im.slice(s![.., columns]).dot(&block.im.t());
+                    strip.slice_mut(s![.., term.rows()]).assign(&product);
                 }
                 strip
             })

@@ -33,6 +33,8 @@ pub struct PreparationReport {
     pub max_stations: usize,
     /// Median |V| of the intra-site baselines: the total flux density, extended emission included, Jy.
     pub zero_baseline_flux_jy: Option<f64>,
+    /// Longest projected baseline between sites, before the S/N limit, wavelengths.
+    pub max_baseline_lambda: f64,
     /// Largest |V| between sites: the compact flux density is at least about this, Jy.
     pub max_inter_site_flux_jy: f64,
 }
@@ -54,6 +56,7 @@ impl PreparationReport {
             log_closure_amplitudes: 0,
             max_stations: 0,
             zero_baseline_flux_jy: None,
+            max_baseline_lambda: 0.0,
             max_inter_site_flux_jy: 0.0,
         }
     }
@@ -94,6 +97,17 @@ impl fmt::Display for PreparationReport {
             f,
             "{} visibilities in {} integrations left: {} closure phases, {} log closure amplitudes",
             self.kept, self.integrations, self.closure_phases, self.log_closure_amplitudes
-        )
+        )?;
+        if self.log_closure_amplitudes == 0 {
+            write!(
+                f,
+                "\nat most {} stations in one integration: log closure amplitudes need 4, closure phases 3",
+                self.max_stations
+            )?;
+        }
+        if self.min_snr < 3.0 {
+            write!(f, "\nfaint data kept: closures are Gaussian only above S/N of about 3, the likelihood is approximate below")?;
+        }
+        Ok(())
     }
 }

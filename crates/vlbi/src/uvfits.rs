@@ -8,9 +8,9 @@ mod bintable;
 mod groups;
 mod layout;
 #[cfg(test)]
-mod real_data_tests;
+pub(crate) mod real_data_tests;
 #[cfg(test)]
-mod round_trip_tests;
+pub(crate) mod round_trip_tests;
 mod scans;
 mod tables;
 mod write;

@@ -12,6 +12,8 @@ type ScaleVisitor = unsafe extern "C" fn(dataset: hid_t, dimension: c_uint, scal
 
 // From the HDF5 High Level library, which the bindings link but do not declare.
 unsafe extern "C" {
+    fn H5DSget_scale_name(dataset: hid_t, name: *mut c_char, size: usize) -> isize;
+    fn H5DSis_scale(dataset: hid_t) -> i32;
     fn H5DSiterate_scales(dataset: hid_t, dimension: c_uint, from: *mut i32, visit: ScaleVisitor, data: *mut c_void) -> herr_t;
 }
 
@@ -126,6 +128,31 @@ impl H5Reader {
             };
         }
         Ok(names)
+    }
+
+    /// The label of a dimension scale (netCDF marks dimensions without coordinates there); empty where there is none.
+    ///
+    /// # Errors
+    /// There is no such dataset.
+    pub fn scale_name(&self, name: &str) -> Result<String> {
+        let dataset = self.dataset(name)?;
+        let mut label = [0 as c_char; 256];
+        let _lock = hdf5_sys::LOCK.lock();
+        // SAFETY: the dataset is open; one byte less than the buffer's length is offered, so a zero byte always ends it.
+        let length = unsafe { H5DSget_scale_name(dataset.id(), label.as_mut_ptr(), label.len() - 1) };
+        // SAFETY: as above.
+        Ok(if length > 0 { unsafe { CStr::from_ptr(label.as_ptr()) }.to_string_lossy().into_owned() } else { String::new() })
+    }
+
+    /// Whether dataset `name` is a dimension scale.
+    ///
+    /// # Errors
+    /// There is no such dataset.
+    pub fn is_scale(&self, name: &str) -> Result<bool> {
+        let dataset = self.dataset(name)?;
+        let _lock = hdf5_sys::LOCK.lock();
+        // SAFETY: the dataset is open.
+        Ok(unsafe { H5DSis_scale(dataset.id()) } > 0)
     }
 
     /// Attribute `name` of object `at` (a group or a dataset) as numbers.

@@ -80,9 +80,11 @@ impl Canvas {
         }
     }
 
-    /// Adds a circular Gaussian. A Gaussian narrower than 1.6 canvas pixels would alias, so that is the narrowest.
+    /// Adds a circular Gaussian. One narrower than 1.6 canvas pixels would alias: it is widened to that at the same flux.
     pub fn add_gaussian(&mut self, east_uas: f64, north_uas: f64, fwhm_uas: f64, peak: f64) {
-        let sigma = fwhm_uas.max(1.6 * self.pitch_uas()) / FWHM_PER_SIGMA;
+        let drawn_uas = fwhm_uas.max(1.6 * self.pitch_uas());
+        let peak = peak * (fwhm_uas / drawn_uas).powi(2);
+        let sigma = drawn_uas / FWHM_PER_SIGMA;
         let scale = (-0.5 / (sigma * sigma)) as f32;
         let profile = |centre: f64| -> Vec<f32> {
             (0..self.n)
@@ -103,7 +105,7 @@ impl Canvas {
         }
     }
 
-    /// Adds an elliptical Gaussian; `axis_ratio` <= 1, the major axis at `angle_rad` East of North.
+    /// Adds an elliptical Gaussian; `axis_ratio` <= 1, the major axis at `angle_rad` East of North; widened where it would alias.
     pub fn add_elliptical(&mut self, centre_uas: (f64, f64), fwhm_uas: f64, axis_ratio: f64, angle_rad: f64, peak: f64) {
         let narrowest = 1.6 * self.pitch_uas();
         let major = fwhm_uas.max(narrowest) / FWHM_PER_SIGMA;
@@ -111,7 +113,7 @@ impl Canvas {
         let (s, c) = (angle_rad.sin() as f32, angle_rad.cos() as f32);
         let (east0, north0) = (centre_uas.0 as f32, centre_uas.1 as f32);
         let (a, b) = ((-0.5 / (major * major)) as f32, (-0.5 / (minor * minor)) as f32);
-        let peak = peak as f32;
+        let peak = (peak * fwhm_uas * fwhm_uas * axis_ratio / (major * minor * FWHM_PER_SIGMA * FWHM_PER_SIGMA)) as f32;
         self.draw(|east, north| {
             let (e, n) = (east - east0, north - north0);
             let (along, across) = (e * s + n * c, e * c - n * s);

@@ -69,10 +69,10 @@ impl Draw<'_> {
             // From the finest that the coarsest canvas holds to one and a half canvases.
             let shortest = (source.canvas.half_uas() / 12.0).max(3.0);
             let longest = (3.0 * source.canvas.half_uas()).max(2.0 * shortest);
-            let waves: Vec<Wave> = (0..12)
+            let waves: Vec<Wave> = (0..24)
                 .map(|_| {
                     let wavelength_uas = self.rng.log_range(shortest, longest);
-                    let weight = self.rng.normal() * (wavelength_uas / longest).sqrt();
+                    let weight = self.rng.normal() * (wavelength_uas / longest).powf(0.75);
                     Wave { wavelength_uas, direction_rad: self.angle(), phase_rad: self.angle(), weight }
                 })
                 .collect();
@@ -206,7 +206,7 @@ impl Draw<'_> {
         };
         let angle = self.angle();
         let mirrored = self.chance(0.5);
-        let half = (1.15 * cutoff + 2.5).min(table.reach());
+        let half = 1.15 * cutoff + 2.5;
         let mut canvas = Canvas::new(self.canvas + self.canvas / 4, half * mass_uas);
         table.draw(&mut canvas, spin, &emission, mass_uas, angle, mirrored);
         Source { canvas, has_ring: true, diameter_uas: diameter, position_angle_rad: angle, blur_fwhm_uas: blur }
@@ -216,7 +216,7 @@ impl Draw<'_> {
     fn disk(&mut self) -> Source {
         let blur = self.blur();
         let largest = (0.94 * self.fov_uas - 1.6 * blur).min(110.0);
-        let diameter = self.rng.log_range(10.0, largest.max(11.0));
+        let diameter = self.rng.log_range(14.0, largest.max(15.0));
         let stretch = self.stretch(0.4);
         let darkening = if self.chance(0.5) { 0.0 } else { self.rng.range(0.2, 1.0) as f32 };
         let bright = self.angle();
@@ -243,7 +243,7 @@ impl Draw<'_> {
             u if u < 0.75 => 2,
             _ => 3,
         };
-        let largest = self.rng.log_range(5.0, 0.36 * self.fov_uas);
+        let largest = self.rng.log_range(8.0, 0.38 * self.fov_uas);
         let mut parts = Vec::with_capacity(count);
         for k in 0..count {
             let (e, n) = if k == 0 { (0.0, 0.0) } else { (0.75 * largest * self.rng.normal(), 0.75 * largest * self.rng.normal()) };
@@ -263,7 +263,7 @@ impl Draw<'_> {
     /// Two components, with or without a bridge.
     fn double(&mut self) -> Source {
         let blur = self.blur();
-        let separation = self.rng.log_range(12.0, 0.66 * self.fov_uas);
+        let separation = self.rng.log_range(15.0, 0.68 * self.fov_uas);
         let angle = self.angle();
         let ratio = self.rng.log_range(0.1, 1.0);
         let (s, c) = angle.sin_cos();
@@ -291,7 +291,7 @@ impl Draw<'_> {
     /// A core and a bent jet that widens and fades, with knots.
     fn core_jet(&mut self) -> Source {
         let blur = self.blur();
-        let length = self.rng.log_range(18.0, 0.8 * self.fov_uas);
+        let length = self.rng.log_range(25.0, 0.82 * self.fov_uas);
         let angle = self.angle();
         let bend = 0.5 * self.rng.normal();
         let curve = |t: f64| {
@@ -337,7 +337,7 @@ impl Draw<'_> {
     /// An irregular cloud of clumps.
     fn clumps(&mut self) -> Source {
         let blur = self.blur();
-        let extent = self.rng.log_range(20.0, 0.6 * self.fov_uas);
+        let extent = self.rng.log_range(25.0, 0.65 * self.fov_uas);
         let (axis_ratio, angle) = (self.rng.range(0.35, 1.0), self.angle());
         let (s, c) = angle.sin_cos();
         let count = 4 + self.rng.index(9);

@@ -16,10 +16,13 @@ pub(super) const INCLINATIONS_DEG: [f64; 7] = [6.0, 17.0, 30.0, 43.0, 56.0, 69.0
 
 const ORDERS: usize = 2;
 const ANGLES: usize = 96;
-/// Screen radius of the nodes over that of the critical curve at the same angle: (end, steps) of three stretches, dense where the
-/// lensed rings lie.
-const STRETCHES: [(f64, usize); 3] = [(0.9, 14), (1.4, 40), (3.6, 32)];
-const RADII: usize = 1 + STRETCHES[0].1 + STRETCHES[1].1 + STRETCHES[2].1;
+/// Screen radius of the nodes over that of the critical curve at the same angle: (end, steps) of two stretches, the second dense because
+/// the lensed rings lie there. A third reaches in `FAR_STEPS` steps to the same radius at all angles.
+const STRETCHES: [(f64, usize); 2] = [(0.9, 14), (1.4, 40)];
+const FAR_STEPS: usize = 34;
+/// Screen radius up to which the tables reach, in M.
+const REACH: f64 = 19.0;
+const RADII: usize = 1 + STRETCHES[0].1 + STRETCHES[1].1 + FAR_STEPS;
 
 /// What a flow emits; lengths in M.
 #[derive(Clone, Debug)]
@@ -62,31 +65,32 @@ pub(super) fn transfer(spin: usize, inclination: usize) -> &'static Transfer {
     TABLES[spin][inclination].get_or_init(|| Transfer::trace(SPINS[spin], INCLINATIONS_DEG[inclination].to_radians()))
 }
 
-/// Normalised screen radius of node k.
-fn node_radius(k: usize) -> f64 {
+/// Screen radius of node k at an angle where the critical curve has radius `critical`.
+fn node_radius(k: usize, critical: f64) -> f64 {
     let (mut start, mut first) = (0.0, 0);
     for (end, steps) in STRETCHES {
         if k <= first + steps {
-            return start + (end - start) * (k - first) as f64 / steps as f64;
+            return critical * (start + (end - start) * (k - first) as f64 / steps as f64);
         }
         (start, first) = (end, first + steps);
     }
-    start
+    critical * start + (REACH - critical * start) * (k - first) as f64 / FAR_STEPS as f64
 }
 
 /// Inverse of [`node_radius`]; none outside the table.
 #[inline(always)]
-fn node_of(x: f32) -> Option<f32> {
+fn node_of(rho: f32, critical: f32) -> Option<f32> {
     const END0: f32 = STRETCHES[0].0 as f32;
     const END1: f32 = STRETCHES[1].0 as f32;
-    const END2: f32 = STRETCHES[2].0 as f32;
-    let (n0, n1, n2) = (STRETCHES[0].1 as f32, STRETCHES[1].1 as f32, STRETCHES[2].1 as f32);
+    let (n0, n1) = (STRETCHES[0].1 as f32, STRETCHES[1].1 as f32);
+    let x = rho / critical;
     if x < END0 {
         Some(x * (n0 / END0))
     } else if x < END1 {
         Some(n0 + (x - END0) * (n1 / (END1 - END0)))
-    } else if x < END2 {
-        Some(n0 + n1 + (x - END1) * (n2 / (END2 - END1)))
+    } else if rho < REACH as f32 {
+        let start = END1 * critical;
+        Some(n0 + n1 + (rho - start) * (FAR_STEPS as f32 / (REACH as f32 - start)))
     } else {
         None
     }
@@ -112,7 +116,7 @@ impl Transfer {
             let (s, c) = (std::f64::consts::TAU * i as f64 / ANGLES as f64).sin_cos();
             for k in 0..RADII {
                 // The axis itself is a coordinate singularity of phi: stay a hair off it.
-                let rho = critical * node_radius(k).max(1e-3);
+                let rho = node_radius(k, *critical).max(5e-3);
                 let ray = Ray::from_screen(a, inclination_rad, rho * c, rho * s);
                 for (order, crossing) in orders.iter_mut().zip(ray.crossings::<ORDERS>()) {
                     if let Some(crossing) = crossing {
@@ -179,7 +183,7 @@ impl Transfer {
         let inverse_mass = (1.0 / mass_uas) as f32;
         let (s, c) = (angle_rad.sin() as f32, angle_rad.cos() as f32);
         let hand = if mirrored { -1.0 } else { 1.0 };
-        let critical: Vec<f32> = self.critical.iter().chain(self.critical.first()).map(|r| (1.0 / r) as f32).collect();
+        let critical: Vec<f32> = self.critical.iter().chain(self.critical.first()).map(|r| *r as f32).collect();
         canvas.draw(|east, north| {
             // Right on the screen is West when the axis points North.
             let alpha = hand * (north * s - east * c) * inverse_mass;
@@ -188,19 +192,13 @@ impl Transfer {
             let turn = fast_turn(beta, alpha) * ANGLES as f32;
             let i = (turn as usize).min(ANGLES - 1);
             let t = turn - i as f32;
-            let x = rho * (critical[i] + t * (critical[i + 1] - critical[i]));
-            let Some(place) = node_of(x) else { return 0.0 };
+            let Some(place) = node_of(rho, critical[i] + t * (critical[i + 1] - critical[i])) else { return 0.0 };
             let k = (place as usize).min(RADII - 2);
             let f = place - k as f32;
             let (first, second) = (i * RADII + k, (i + 1) % ANGLES * RADII + k);
             let at = |node: usize| brightness[node] + f * (brightness[node + 1] - brightness[node]);
             at(first) + t * (at(second) - at(first))
         });
-    }
-
-    /// Screen radius beyond which the table holds nothing, in M.
-    pub fn reach(&self) -> f64 {
-        STRETCHES[2].0 * self.critical.iter().fold(f64::INFINITY, |m, r| m.min(*r))
     }
 }
 
@@ -244,11 +242,13 @@ mod tests {
 
     #[test]
     fn nodes_invert() {
-        for k in 0..RADII - 1 {
-            let x = node_radius(k) as f32 + 1e-5;
-            assert!((node_of(x).unwrap() - k as f32).abs() < 2e-3, "{k}");
+        for critical in [2.2, 5.2, 6.9] {
+            for k in 0..RADII - 1 {
+                let rho = node_radius(k, critical) as f32 + 1e-5;
+                assert!((node_of(rho, critical as f32).unwrap() - k as f32).abs() < 2e-3, "{k}");
+            }
+            assert!((node_radius(RADII - 1, critical) - REACH).abs() < 1e-12 && node_of(REACH as f32, critical as f32).is_none());
         }
-        assert!(node_of(node_radius(RADII - 1) as f32).is_none());
     }
 
     /// The image from the table against rays traced for that very screen position.

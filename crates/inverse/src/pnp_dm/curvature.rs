@@ -1,0 +1,233 @@
+//! The tempered likelihood L_rho(x) and the likelihood half, both in data space.
+//!
+//! With the whitened residual linearised at x, r(x + d) = r + J d, the likelihood seen through a Gaussian of width rho is
+//! log L_rho(x) = -1/2 r^T (1 + rho^2 G)^-1 r - 1/2 log det(1 + rho^2 G), G = J J^T (exact for linear problems).
+
+use crate::numeric::{Factor, dot, symmetric_eigen};
+use crate::{Error, Likelihood, Result, Whitened};
+use ndarray::Array2;
+
+/// G of a linear problem, which all particles share, by its eigenvectors.
+pub(crate) struct SharedBasis {
+    /// Eigenvectors as rows.
+    rows: Array2<f64>,
+    /// Eigenvalues, none negative.
+    pub values: Vec<f64>,
+}
+
+impl SharedBasis {
+    pub fn new(gram: &Array2<f64>) -> Result<Self> {
+        let (values, columns) = symmetric_eigen(gram)?;
+        let rows = columns.t().as_standard_layout().into_owned();
+        Ok(Self { rows, values: values.iter().map(|v| v.max(0.0)).collect() })
+    }
+
+    /// Coefficients along the eigenvectors.
+    pub fn rotate(&self, v: &[f64]) -> Vec<f64> {
+        let n = v.len();
+        self.rows.as_slice().unwrap_or(&[]).chunks_exact(n).map(|row| dot(row, v)).collect()
+    }
+
+    fn rotate_back(&self, c: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; c.len()];
+        for (row, c) in self.rows.rows().into_iter().zip(c) {
+            out.iter_mut().zip(row).for_each(|(o, v)| *o += c * v);
+        }
+        out
+    }
+}
+
+/// (1 + rho^2 G) at one point, ready to be applied inversely.
+pub(crate) enum Tempered<'a> {
+    Shared { basis: &'a SharedBasis, rho: f64 },
+    Own { factor: Factor },
+}
+
+impl<'a> Tempered<'a> {
+    /// From the shared basis where there is one, else from the particle's own G.
+    pub fn new(basis: Option<&'a SharedBasis>, gram: Option<&Array2<f64>>, rho: f64) -> Result<Self> {
+        match (basis, gram) {
+            (Some(basis), _) => Ok(Tempered::Shared { basis, rho }),
+            (None, Some(gram)) => {
+                let mut a = gram * (rho * rho);
+                a.diag_mut().iter_mut().for_each(|v| *v += 1.0);
+                Ok(Tempered::Own { factor: Factor::new(&a, "1 + rho^2 J J^T of a particle")? })
+            }
+            (None, None) => Err(Error::Numerical("no curvature at a particle".into())),
+        }
+    }
+
+    /// (1 + rho^2 G)^-1 v.
+    pub fn solve(&self, v: &[f64]) -> Vec<f64> {
+        match self {
+            Tempered::Shared { basis, rho } => {
+                let mut c = basis.rotate(v);
+                c.iter_mut().zip(&basis.values).for_each(|(c, g)| *c /= 1.0 + rho * rho * g);
+                basis.rotate_back(&c)
+            }
+            Tempered::Own { factor } => factor.solve(v),
+        }
+    }
+
+    /// log L_rho for the residual `r`.
+    pub fn log_likelihood(&self, r: &[f64]) -> f64 {
+        match self {
+            Tempered::Shared { basis, rho } => {
+                let terms = basis
+                    .rotate(r)
+                    .iter()
+                    .zip(&basis.values)
+                    .map(|(c, g)| {
+                        let v = 1.0 + rho * rho * g;
+                        c * c / v + v.ln()
+                    })
+                    .sum::<f64>();
+                -0.5 * terms
+            }
+            Tempered::Own { factor } => -0.5 * (dot(r, &factor.solve(r)) + factor.log_det()),
+        }
+    }
+}
+
+/// The residual at `x`.
+pub(crate) fn linearise<'a>(likelihood: &'a dyn Likelihood, x: &[f32]) -> Result<Box<dyn Whitened + 'a>> {
+    let whitened =
+        likelihood.residual(x)?.ok_or_else(|| Error::Numerical("the likelihood has no residual at a particle".into()))?;
+    if whitened.value().iter().any(|v| !v.is_finite()) {
+        return Err(Error::Numerical("the residual of a particle is not finite: the forward model failed at this image".into()));
+    }
+    Ok(whitened)
+}
+
+fn to_f32(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|v| *v as f32).collect()
+}
+
+fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+/// 1/2 |r + e|^2 + |z - u|^2 / (2 rho^2).
+fn objective(r: &[f64], e: &[f64], z: &[f64], u: &[f64], rho: f64) -> f64 {
+    let fit: f64 = r.iter().zip(e).map(|(r, e)| (r + e).powi(2)).sum();
+    let step: f64 = z.iter().zip(u).map(|(z, u)| (z - u).powi(2)).sum();
+    0.5 * fit + 0.5 * step / (rho * rho)
+}
+
+/// Randomise-then-optimise (Bardsley et al. 2014, SIAM J. Sci. Comput. 36, A1895): z = argmin 1/2 |r(z) + e|^2 + |z - u|^2 / (2 rho^2) with
+/// u = x + rho h, by damped Gauss-Newton steps in data space, z <- u - rho^2 J^T (1 + rho^2 J J^T)^-1 (r(z_k) + e + J (u - z_k)).
+/// One step is exact where r is linear; otherwise two are made, each shortened until the objective falls.
+pub(crate) fn likelihood_half(
+    likelihood: &dyn Likelihood,
+    basis: Option<&SharedBasis>,
+    x: &[f32],
+    rho: f64,
+    h: &[f32],
+    e: &[f32],
+) -> Result<Vec<f32>> {
+    const STEPS: usize = 2;
+    const HALVINGS: usize = 8;
+    let u: Vec<f64> = x.iter().zip(h).map(|(x, h)| *x as f64 + rho * *h as f64).collect();
+    let e: Vec<f64> = e.iter().map(|v| *v as f64).collect();
+    let mut z: Vec<f64> = x.iter().map(|v| *v as f64).collect();
+    let mut at = linearise(likelihood, x)?;
+    for step in 0..STEPS {
+        let gram = if basis.is_some() { None } else { Some(at.gram()) };
+        let tempered = Tempered::new(basis, gram.as_ref(), rho)?;
+        let ahead = at.jvp(&difference(&u, &z));
+        let target: Vec<f64> = at.value().iter().zip(&e).zip(&ahead).map(|((r, e), a)| r + e + a).collect();
+        let pull = at.vjp(&tempered.solve(&target));
+        let next: Vec<f64> = u.iter().zip(&pull).map(|(u, p)| u - rho * rho * p).collect();
+        if basis.is_some() {
+            return Ok(to_f32(&next));
+        }
+        let before = objective(at.value(), &e, &z, &u, rho);
+        let mut length = 1.0;
+        let mut moved = false;
+        for _ in 0..HALVINGS {
+            let trial: Vec<f64> = z.iter().zip(&next).map(|(z, n)| z + length * (n - z)).collect();
+            // A trial that leaves the domain of the forward model is only too long.
+            if let Some(there) = likelihood.residual(&to_f32(&trial))? {
+                let value = objective(there.value(), &e, &trial, &u, rho);
+                if value.is_finite() && value < before {
+                    z = trial;
+                    at = there;
+                    moved = true;
+                    break;
+                }
+            }
+            length *= 0.5;
+        }
+        if !moved || step + 1 == STEPS {
+            break;
+        }
+    }
+    Ok(to_f32(&z))
+}
+
+/// log L_new(x) - log L_old(x) of one particle. `rho_old` none: from no likelihood at all.
+pub(crate) fn increment(
+    likelihood: &dyn Likelihood,
+    basis: Option<&SharedBasis>,
+    x: &[f32],
+    rho_old: Option<f64>,
+    rho_new: f64,
+) -> Result<f64> {
+    let at = linearise(likelihood, x)?;
+    let gram = if basis.is_some() { None } else { Some(at.gram()) };
+    let value = |rho: f64| -> Result<f64> { Ok(Tempered::new(basis, gram.as_ref(), rho)?.log_likelihood(at.value())) };
+    Ok(value(rho_new)? - rho_old.map(value).transpose()?.unwrap_or(0.0))
+}
+
+/// The residual of one particle in the shared basis, split into that of its conditional mean and the noise of its draw.
+pub(crate) struct Split {
+    /// Residual at D(z, rho).
+    pub mean: Vec<f64>,
+    /// J (x - D).
+    pub noise: Vec<f64>,
+    /// J times the noise that a flat prior would have left.
+    pub flat: Vec<f64>,
+}
+
+pub(crate) fn split(likelihood: &dyn Likelihood, basis: &SharedBasis, x: &[f32], mean: &[f32], flat: &[f32]) -> Result<Split> {
+    let at = linearise(likelihood, x)?;
+    let away: Vec<f64> = x.iter().zip(mean).map(|(x, m)| (*x - *m) as f64).collect();
+    let flat: Vec<f64> = flat.iter().map(|v| *v as f64).collect();
+    let noise = basis.rotate(&at.jvp(&away));
+    let residual = basis.rotate(at.value());
+    Ok(Split { mean: difference(&residual, &noise), noise, flat: basis.rotate(&at.jvp(&flat)) })
+}
+
+/// Control variates for the log weights of one population of a linear problem.
+///
+/// In a direction that the likelihood half redraws anyway (rho^2 g large), the noise of x in its own weight says nothing about the
+/// particle's future; left in, it makes resampling throw ancestors away. The part of x - D that is explained by the flat-prior noise
+/// has a known law, so its contribution to the log weight is replaced by its expectation. `h`^2 (the squared share of a direction that a
+/// likelihood half forgets, rho^2 g / (1 + rho^2 g)) keeps the weight where the noise stays in memory.
+/// Returns what is to be added to each log weight.
+pub(crate) fn control_variates(splits: &[Split], values: &[f64], rho_old: f64, rho_new: f64, flat_variance: f64) -> Vec<f64> {
+    let mut correction = vec![0.0; splits.len()];
+    for (i, g) in values.iter().enumerate() {
+        let (v0, v1) = (1.0 + rho_old * rho_old * g, 1.0 + rho_new * rho_new * g);
+        let gain = 1.0 / v1 - 1.0 / v0;
+        let (mut xy, mut yy) = (0.0, 0.0);
+        for s in splits {
+            xy += s.noise[i] * s.flat[i];
+            yy += s.flat[i] * s.flat[i];
+        }
+        if yy <= 0.0 {
+            continue;
+        }
+        let beta = (xy / yy).clamp(0.0, 1.0) * (1.0 - 1.0 / v0).powi(2);
+        let expected = flat_variance * rho_old * rho_old * g;
+        for (c, s) in correction.iter_mut().zip(splits) {
+            *c += 0.5 * gain * (2.0 * s.mean[i] * beta * s.flat[i] + beta * beta * (s.flat[i] * s.flat[i] - expected));
+        }
+    }
+    correction
+}
+
+/// |J^T J|, the largest eigenvalue, at one image.
+pub(crate) fn largest_curvature(likelihood: &dyn Likelihood, x: &[f32]) -> Result<f64> {
+    Ok(crate::numeric::largest_eigenvalue(&linearise(likelihood, x)?.gram()))
+}

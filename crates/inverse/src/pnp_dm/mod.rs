@@ -1,0 +1,380 @@
+//! `pnp-dm`: split Gibbs (Wu et al. 2024, arXiv 2405.18782) as an annealed, weighted population.
+//!
+//! At level k the target is pi_k(x, z) proportional to p(x) N(z; x, rho_k^2) L(z), the x of which follows p(x) L_rho(x) with the
+//! likelihood seen through a Gaussian of width rho (see `curvature`). Particles carry weights L_{k+1}(x)/L_k(x) from level to level
+//! (annealed importance sampling, Neal 2001; resampling, Del Moral et al. 2006), then both conditionals are drawn in turn:
+//! z by randomise-then-optimise, x by a reverse diffusion from rho with the prior's denoiser. At the end the weights L(x)/L_rho(x) take
+//! the last level to the posterior itself. Two populations that never meet are compared with each other.
+//!
+//! All settings follow from the problem: rho falls geometrically from the level at which the likelihood hardly prefers any prior sample
+//! (effective sample size 80 %, at least three times the pixel standard deviation of prior samples) to
+//! 1/2 / sqrt(largest eigenvalue of J^T J).
+
+mod agreement;
+mod curvature;
+mod prior_half;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use agreement::Agreement;
+pub use state::PnpDmState;
+
+use crate::numeric::log_sum_exp;
+use crate::start::{START_CALLS, sample_prior};
+use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
+use curvature::{SharedBasis, Split, control_variates, increment, largest_curvature, likelihood_half, linearise, split};
+use halation_compute::{Philox, Tensor};
+use halation_posterior::{Ensemble, OutputKind};
+use prior_half::{CALLS, flat_variance, prior_half};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Settings of the annealed split Gibbs sampler.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PnpDm {
+    /// Noise levels of the anneal.
+    pub levels: usize,
+    /// Particles of both populations together; none: 1.6 for each draw, at least 32.
+    pub population: Option<usize>,
+    /// Sweeps at the last level, after the last resampling, until copies have parted.
+    pub settle: usize,
+    /// A population is resampled when its effective sample size falls below this share.
+    pub resample_below: f64,
+    /// Smallest rho in units of 1 / sqrt(largest eigenvalue of J^T J).
+    pub last_rho: f64,
+}
+
+impl Default for PnpDm {
+    fn default() -> Self {
+        Self { levels: 240, population: None, settle: 8, resample_below: 0.25, last_rho: 0.5 }
+    }
+}
+
+/// Purposes of random numbers.
+const START: u16 = 1;
+const LIKELIHOOD_IMAGE: u16 = 2;
+const LIKELIHOOD_DATA: u16 = 3;
+const PRIOR: u16 = 4;
+const RESAMPLE: u16 = 5;
+const RELABEL: u16 = 6;
+
+impl PnpDm {
+    fn particles(&self, draws: usize) -> Result<usize> {
+        let wanted = self.population.unwrap_or_else(|| (draws * 8).div_ceil(5).max(32));
+        let particles = wanted.next_multiple_of(2);
+        if draws == 0 {
+            return Err(Error::Invalid("0 draws were asked for; expected at least one".into()));
+        }
+        if wanted < draws.max(4) {
+            return Err(Error::Invalid(format!(
+                "a population of {wanted} particles for {draws} draws; expected at least as many particles as draws, and four"
+            )));
+        }
+        if self.levels < 2 || !(self.last_rho > 0.0) || !(0.0..=1.0).contains(&self.resample_below) {
+            return Err(Error::Invalid(format!(
+                "pnp-dm with {} levels, last_rho {} and resample_below {}; expected at least 2 levels, a positive number and a share",
+                self.levels, self.last_rho, self.resample_below
+            )));
+        }
+        Ok(particles)
+    }
+
+    fn total_steps(&self) -> usize {
+        self.levels + self.settle
+    }
+
+    fn evaluations(&self, steps: usize) -> u64 {
+        START_CALLS + (steps * CALLS) as u64
+    }
+
+    /// The level at which prior samples keep 80 % of their effective number, at least three pixel standard deviations.
+    fn first_rho(&self, problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor) -> Result<f64> {
+        const GROWTH: f64 = 1.25;
+        const STEPS: usize = 60;
+        const SHARE: f64 = 0.8;
+        let count = x.len() as f64;
+        let mean = x.data().iter().map(|v| *v as f64).sum::<f64>() / count;
+        let sd = (x.data().iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / count).sqrt();
+        let mut rho = 3.0 * sd;
+        if !(rho > 0.0 && rho.is_finite()) {
+            return Err(Error::Numerical(format!(
+                "prior samples have the pixel standard deviation {sd}; the prior is constant or not finite"
+            )));
+        }
+        for _ in 0..STEPS {
+            let logs = weights_at(problem, basis, x, None, rho)?;
+            let half = logs.len() / 2;
+            if [&logs[..half], &logs[half..]].iter().all(|l| effective(l) >= SHARE * half as f64) {
+                break;
+            }
+            rho *= GROWTH;
+        }
+        Ok(rho)
+    }
+
+    fn last_rho(&self, problem: &Problem, x: &Tensor) -> Result<(f64, f64)> {
+        // A linear problem has the same curvature everywhere.
+        let points = if problem.likelihood.linear_gaussian().is_some() { 1 } else { x.draws().min(8) };
+        let mut values: Vec<f64> = (0..points)
+            .into_par_iter()
+            .map(|i| largest_curvature(problem.likelihood, x.item(i * x.draws() / points)))
+            .collect::<Result<_>>()?;
+        values.sort_by(f64::total_cmp);
+        let top = values[points / 2];
+        if !(top > 0.0 && top.is_finite()) {
+            return Err(Error::Numerical(format!("the largest eigenvalue of J^T J is {top}: the data do not depend on the image")));
+        }
+        Ok((self.last_rho / top.sqrt(), top))
+    }
+
+    fn resample(&self, state: &mut PnpDmState, population: usize, level: usize) -> Result<()> {
+        let half = state.x.draws() / 2;
+        let range = population * half..(population + 1) * half;
+        let logs = &state.log_weights[range.clone()];
+        state.log_evidence[population] += log_sum_exp(logs) - (half as f64).ln();
+        let u = state.rng.stream(RESAMPLE).sequence(population as u64, level as u32).uniform();
+        let chosen = systematic(logs, half, u);
+        let index: Vec<usize> =
+            (0..2 * half).map(|i| if range.contains(&i) { range.start + chosen[i - range.start] } else { i }).collect();
+        state.x = state.x.select(&index)?;
+        state.mean = state.mean.select(&index)?;
+        state.flat = state.flat.select(&index)?;
+        state.ancestors = index.iter().map(|i| state.ancestors[*i]).collect();
+        state.log_weights[range].fill(0.0);
+        state.resamplings[population] += 1;
+        Ok(())
+    }
+
+    fn weigh(&self, problem: &Problem, state: &mut PnpDmState, rho_old: Option<f64>, rho: f64) -> Result<()> {
+        let logs = weights_at(problem, state.basis.as_ref(), &state.x, rho_old, rho)?;
+        state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
+        if let (Some(basis), Some(rho_old)) = (&state.basis, rho_old) {
+            let splits: Vec<Split> = (0..state.x.draws())
+                .into_par_iter()
+                .map(|i| split(problem.likelihood, basis, state.x.item(i), state.mean.item(i), state.flat.item(i)))
+                .collect::<Result<_>>()?;
+            let half = splits.len() / 2;
+            for (p, part) in splits.chunks(half).enumerate() {
+                let correction = control_variates(part, &basis.values, rho_old, rho, flat_variance());
+                state.log_weights[p * half..(p + 1) * half].iter_mut().zip(correction).for_each(|(w, c)| *w += c);
+            }
+        }
+        if let Some(i) = state.log_weights.iter().position(|w| !w.is_finite()) {
+            return Err(Error::Numerical(format!("the weight of particle {i} is {} at rho = {rho}", state.log_weights[i])));
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, problem: &Problem, state: &mut PnpDmState, rho: f64) -> Result<()> {
+        let step = state.step as u32;
+        let (images, data) = (state.rng.stream(LIKELIHOOD_IMAGE), state.rng.stream(LIKELIHOOD_DATA));
+        let (n, d) = (state.x.draws(), problem.len());
+        let x = &state.x;
+        let basis = state.basis.as_ref();
+        let m = linearise(problem.likelihood, x.item(0))?.value().len();
+        let items: Vec<Vec<f32>> = (0..n)
+            .into_par_iter()
+            .map(|i| {
+                let (mut h, mut e) = (vec![0.0; d], vec![0.0; m]);
+                images.fill_normal(i as u64, step, &mut h);
+                data.fill_normal(i as u64, step, &mut e);
+                likelihood_half(problem.likelihood, basis, x.item(i), rho, &h, &e)
+            })
+            .collect::<Result<_>>()?;
+        let z = Tensor::from_vec(&problem.shape(n), items.concat())?;
+        let draw = prior_half(problem.prior, z, rho, state.rng.stream(PRIOR), step * CALLS as u32)?;
+        (state.x, state.mean, state.flat) = (draw.x, draw.mean, draw.flat);
+        if let Some(i) = state.x.data().iter().position(|v| !v.is_finite()) {
+            return Err(Error::Numerical(format!("particle {} is not finite after the prior half at rho = {rho}", i / d)));
+        }
+        Ok(())
+    }
+}
+
+/// log L_rho(x) - log L_rho_old(x) of every particle.
+fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_old: Option<f64>, rho: f64) -> Result<Vec<f64>> {
+    (0..x.draws()).into_par_iter().map(|i| increment(problem.likelihood, basis, x.item(i), rho_old, rho)).collect()
+}
+
+/// Effective sample size of log weights (Kong 1992).
+fn effective(logs: &[f64]) -> f64 {
+    (2.0 * log_sum_exp(logs) - log_sum_exp(&logs.iter().map(|l| 2.0 * l).collect::<Vec<_>>())).exp()
+}
+
+/// Systematic resampling (Kitagawa 1996): `n` indices, index i in proportion to exp(logs[i]), from one uniform number.
+fn systematic(logs: &[f64], n: usize, u: f64) -> Vec<usize> {
+    let total = log_sum_exp(logs);
+    let mut chosen = Vec::with_capacity(n);
+    let (mut sum, mut i) = ((logs[0] - total).exp(), 0);
+    for k in 0..n {
+        let at = (k as f64 + u) / n as f64;
+        while sum < at && i + 1 < logs.len() {
+            i += 1;
+            sum += (logs[i] - total).exp();
+        }
+        chosen.push(i);
+    }
+    chosen
+}
+
+/// The linear problem's shared eigenbasis, where there is one.
+fn shared_basis(problem: &Problem) -> Result<Option<SharedBasis>> {
+    if problem.likelihood.linear_gaussian().is_none() {
+        return Ok(None);
+    }
+    Ok(Some(SharedBasis::new(&linearise(problem.likelihood, &vec![0.0; problem.len()])?.gram())?))
+}
+
+impl Solver for PnpDm {
+    type State = PnpDmState;
+
+    fn name(&self) -> &'static str {
+        "pnp-dm"
+    }
+
+    fn label(&self) -> String {
+        "annealed split Gibbs: within-mode calibrated, mode weights checked by two populations".into()
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        vec![
+            ("levels".into(), self.levels.to_string()),
+            ("population".into(), self.population.map_or("auto".into(), |p| p.to_string())),
+            ("settle".into(), self.settle.to_string()),
+            ("resample_below".into(), self.resample_below.to_string()),
+            ("last_rho".into(), self.last_rho.to_string()),
+        ]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { residual: true, linear_gaussian: false }
+    }
+
+    fn output_kind(&self) -> OutputKind {
+        OutputKind::Samples
+    }
+
+    fn plan(&self, problem: &Problem, draws: usize) -> Result<Plan> {
+        let particles = self.particles(draws)?;
+        let d = problem.len() as u64;
+        let m = linearise(problem.likelihood, &vec![0.25 * problem.pixel_range() as f32; problem.len()])?.value().len() as u64;
+        // Eight images of a particle at once in f32, a handful in f64 per thread, and m x m matrices.
+        let threads = rayon::current_num_threads() as u64;
+        let memory_bytes = particles as u64 * d * 4 * 10 + threads * (d * 8 * 10 + m * m * 8 * 4) + particles as u64 * m * 8 * 3;
+        Ok(Plan { particles, steps: self.total_steps(), network_evaluations: self.evaluations(self.total_steps()), memory_bytes })
+    }
+
+    fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<PnpDmState> {
+        check_needs(self, problem)?;
+        if draws.start != 0 {
+            return Err(Error::Invalid(
+                "pnp-dm draws from one population, which has no parts: start at draw 0 and use another seed for more".into(),
+            ));
+        }
+        let particles = self.particles(draws.end as usize)?;
+        let x = sample_prior(problem.prior, problem.pixel_range(), rng.stream(START), 0..particles as u64, 0)?;
+        let basis = shared_basis(problem)?;
+        let first = self.first_rho(problem, basis.as_ref(), &x)?;
+        let (last, curvature) = self.last_rho(problem, &x)?;
+        tracing::info!("largest eigenvalue of J^T J {curvature:.4e}; rho from {first:.4} to {last:.4} in {} levels", self.levels);
+        Ok(PnpDmState::start(rng, draws.end, x, basis, ladder(first, last.min(first), self.levels), curvature))
+    }
+
+    fn step(&self, problem: &Problem, state: &mut PnpDmState) -> Result<StepInfo> {
+        if state.basis.is_none() {
+            state.basis = shared_basis(problem)?;
+        }
+        let k = state.step;
+        let levels = state.ladder.len();
+        // The curvature where the data have had their say may differ from that at prior samples.
+        if k == levels / 2 && state.basis.is_none() {
+            let (last, curvature) = self.last_rho(problem, &state.x)?;
+            let here = state.ladder[k - 1];
+            let rest = ladder(here, last.min(here), levels - k + 1);
+            state.ladder[k..].copy_from_slice(&rest[1..]);
+            state.curvature = curvature;
+            tracing::info!("largest eigenvalue of J^T J {curvature:.4e} half way; rho ends at {last:.4}");
+        }
+        let half = state.x.draws() / 2;
+        if k < levels {
+            let rho_old = if k == 0 { None } else { Some(state.ladder[k - 1]) };
+            self.weigh(problem, state, rho_old, state.ladder[k])?;
+        }
+        for p in 0..2 {
+            let ess = effective(&state.log_weights[p * half..(p + 1) * half]);
+            state.smallest_ess[p] = state.smallest_ess[p].min(ess);
+            let last_chance = k == levels && ess < half as f64 * (1.0 - 1e-9);
+            if (k < levels && ess < self.resample_below * half as f64) || last_chance {
+                self.resample(state, p, k)?;
+            }
+        }
+        let rho = state.ladder[k.min(levels - 1)];
+        self.sweep(problem, state, rho)?;
+        state.step += 1;
+        let ess = (0..2).map(|p| effective(&state.log_weights[p * half..(p + 1) * half])).fold(f64::INFINITY, f64::min);
+        Ok(StepInfo {
+            stage: if k < levels { "anneal" } else { "settle" },
+            step: state.step,
+            total: levels + self.settle,
+            network_evaluations: self.evaluations(state.step),
+            reduced_chi2: problem.median_chi2(&state.x)?,
+            effective_samples: Some(ess),
+        })
+    }
+
+    fn finish(&self, problem: &Problem, mut state: PnpDmState) -> Result<Ensemble> {
+        let levels = state.ladder.len();
+        let rho = state.ladder[levels - 1];
+        // From the last level to the likelihood itself: log L(x) - log L_rho(x).
+        let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
+        state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
+        let half = state.x.draws() / 2;
+        let draws = state.draws as usize;
+        let shares = [draws.div_ceil(2), draws / 2];
+        let (mut index, mut final_ess) = (Vec::new(), [0.0; 2]);
+        for p in 0..2 {
+            let logs = &state.log_weights[p * half..(p + 1) * half];
+            final_ess[p] = effective(logs);
+            state.log_evidence[p] += log_sum_exp(logs) - (half as f64).ln();
+            let u = state.rng.stream(RESAMPLE).sequence(p as u64, u32::MAX).uniform();
+            index.extend(systematic(logs, shares[p], u).iter().map(|i| p * half + i));
+        }
+        let images = state.x.select(&index)?;
+        let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
+        let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
+        let agreement = agreement::compare(&images, shares[0], &ancestors, state.rng.stream(RELABEL))?;
+        let verdict = if agreement.agree() { "agree" } else { "do not agree" };
+        let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
+        let attributes = vec![
+            ("label".into(), format!("{} ({verdict})", self.label())),
+            ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
+            ("rho_first_last".into(), pair([state.ladder[0], rho])),
+            ("particles".into(), state.x.draws().to_string()),
+            ("smallest_effective_sample_size".into(), pair(state.smallest_ess)),
+            ("final_effective_sample_size".into(), pair(final_ess)),
+            ("resamplings".into(), format!("{} {}", state.resamplings[0], state.resamplings[1])),
+            ("distinct_ancestors".into(), format!("{} {}", distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..]))),
+            ("log_evidence".into(), pair(state.log_evidence)),
+            ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
+            ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
+        ];
+        let draws = Draws {
+            images,
+            chains: if draws % 2 == 0 { 2 } else { 1 },
+            network_evaluations: self.evaluations(state.step),
+            stats: vec![(
+                "ancestor".into(),
+                "prior sample from which this draw descends; draws of one ancestor in one chain share their history".into(),
+                ancestors.iter().map(|a| *a as f64).collect(),
+            )],
+            attributes,
+        };
+        problem.ensemble(draws, self.output_kind())
+    }
+}
+
+/// `n` levels in geometric progression.
+fn ladder(first: f64, last: f64, n: usize) -> Vec<f64> {
+    (0..n).map(|i| first * (last / first).powf(i as f64 / (n - 1).max(1) as f64)).collect()
+}
