@@ -1,9 +1,11 @@
-use crate::map::{Buffer, for_chunks};
+use crate::map::{Buffer, for_chunks, for_cuts};
 use crate::simd::{Kernel, Simd, run};
+use crate::winograd::{self, POINTS, Tiles};
 use crate::{Error, Map, Result, Tensor};
+use std::sync::OnceLock;
 
 /// Output channels in one packed block: one AVX-512 vector, two of AVX2.
-const BLOCK: usize = 16;
+pub(crate) const BLOCK: usize = 16;
 
 /// Sizes of a convolution with stride 1 that keeps the image's size; a linear layer is one with `kernel` 1 on an image of one pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +29,20 @@ impl ConvShape {
     }
 }
 
-/// Weights in the order in which the kernels read them: [block of outputs][tap][input][lane].
+/// Weights and biases of a convolution. The orders in which the kernels read them are made when first needed.
 pub struct ConvWeights {
     shape: ConvShape,
-    forward: Vec<f32>,
-    backward: Vec<f32>,
+    weight: Vec<f32>,
     bias: Vec<f32>,
+    forward: Packed,
+    backward: Packed,
+}
+
+/// The weights of one direction: [block of outputs][tap][input][lane], and the same of the transformed weights of [`winograd`].
+#[derive(Default)]
+struct Packed {
+    direct: OnceLock<Vec<f32>>,
+    winograd: OnceLock<Vec<f32>>,
 }
 
 fn pack(outputs: usize, inputs: usize, taps: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
@@ -49,7 +59,7 @@ fn pack(outputs: usize, inputs: usize, taps: usize, at: impl Fn(usize, usize, us
 }
 
 impl ConvWeights {
-    /// Packs `weight` (output, input, ky, kx) and `bias` (output) for the forward pass and for the input gradient.
+    /// Takes `weight` (output, input, ky, kx) and `bias` (output).
     ///
     /// # Errors
     /// When the lengths do not fit `shape` or the kernel's side is even.
@@ -58,14 +68,18 @@ impl ConvWeights {
         if weight.len() != shape.weights() || bias.len() != outputs || kernel % 2 == 0 || inputs == 0 || outputs == 0 {
             return Err(Error::shape("ConvWeights::new", &[weight.len(), bias.len()], format!("weights and biases of {shape:?}")));
         }
-        let taps = shape.taps();
-        let at = |o: usize, i: usize, tap: usize| weight[(o * inputs + i) * taps + tap];
-        Ok(Self {
-            shape,
-            forward: pack(outputs, inputs, taps, at),
-            backward: pack(inputs, outputs, taps, |o, i, tap| at(i, o, taps - 1 - tap)),
-            bias: bias.to_vec(),
-        })
+        Ok(Self { shape, weight: weight.to_vec(), bias: bias.to_vec(), forward: Packed::default(), backward: Packed::default() })
+    }
+
+    /// A weight of the convolution, or of the one that is its input gradient: inputs and outputs exchanged, taps turned round.
+    fn at(&self, backward: bool, output: usize, input: usize, tap: usize) -> f32 {
+        let taps = self.shape.taps();
+        let index = if backward {
+            (input * self.shape.inputs + output) * taps + taps - 1 - tap
+        } else {
+            (output * self.shape.inputs + input) * taps + tap
+        };
+        self.weight[index]
     }
 
     /// The sizes.
@@ -112,7 +126,7 @@ pub fn conv2d(x: &Map, w: &ConvWeights, epilogue: Epilogue) -> Result<Map> {
             init.iter_mut().zip(shift.item(d)).for_each(|(b, s)| *b += s);
         }
     }
-    convolve(x, &w.forward, kernel, outputs, &init, epilogue)
+    convolve(x, w, false, &init, epilogue)
 }
 
 /// Gradient of [`conv2d`] with respect to its input, from the gradient `g` of its output (which needs a border of kernel / 2);
@@ -123,7 +137,7 @@ pub fn conv2d(x: &Map, w: &ConvWeights, epilogue: Epilogue) -> Result<Map> {
 pub fn conv2d_input_grad(g: &Map, w: &ConvWeights, epilogue: Epilogue) -> Result<Map> {
     check_input("conv2d_input_grad", g, w.shape.outputs, w.shape.kernel)?;
     let init = vec![0.0; w.shape.inputs.div_ceil(BLOCK) * BLOCK * g.draws()];
-    convolve(g, &w.backward, w.shape.kernel, w.shape.inputs, &init, epilogue)
+    convolve(g, w, true, &init, epilogue)
 }
 
 fn check_input(op: &'static str, x: &Map, channels: usize, kernel: usize) -> Result<()> {
@@ -145,20 +159,50 @@ fn tap_offsets(x: &Map, kernel: usize) -> Vec<isize> {
     (-r..=r).flat_map(|dy| (-r..=r).map(move |dx| dy * stride + dx * c)).collect()
 }
 
-fn convolve(x: &Map, packed: &[f32], kernel: usize, outputs: usize, init: &[f32], epilogue: Epilogue) -> Result<Map> {
-    let [height, width, _] = x.item_shape();
+/// Whether the transforms pay: whole tiles, and enough channels to spread them over. A function of one draw's shape alone.
+fn by_tiles(kernel: usize, height: usize, width: usize, inputs: usize, outputs: usize) -> bool {
+    kernel == 3 && height.is_multiple_of(2) && width.is_multiple_of(2) && inputs >= BLOCK && outputs >= BLOCK && height * width > 0
+}
+
+fn convolve(x: &Map, w: &ConvWeights, backward: bool, init: &[f32], epilogue: Epilogue) -> Result<Map> {
+    let [height, width, inputs] = x.item_shape();
+    let kernel = w.shape.kernel;
+    let (outputs, packed) = if backward { (w.shape.inputs, &w.backward) } else { (w.shape.outputs, &w.forward) };
     let mut out = Map::stale(x.draws(), [height, width, outputs], epilogue.pad);
     if let Some(residual) = epilogue.residual {
         residual.expect_like("conv2d residual", &out)?;
     }
-    let taps = tap_offsets(x, kernel);
     let lanes = outputs.div_ceil(BLOCK) * BLOCK;
+    if epilogue.pad == 0 && by_tiles(kernel, height, width, inputs, outputs) {
+        let packed = packed.winograd.get_or_init(|| winograd::pack(outputs, inputs, |o, i, tap| w.at(backward, o, i, tap)));
+        let columns = width / 2;
+        // Some 32 tiles at a time: enough to use the weights well, few enough for the second-level cache.
+        let rows = (32 / columns).clamp(1, height / 2);
+        let groups = (height / 2).div_ceil(rows);
+        let row = width * outputs;
+        // Groups must not straddle draws: the last of a draw may be smaller, so draws are cut first.
+        let cuts: Vec<usize> = (0..groups).map(|g| (2 * rows).min(height - 2 * rows * g) * row).collect();
+        for_cuts(&mut out.data, &cuts, |i, part| {
+            let (draw, first) = (i / groups, i % groups * rows);
+            let tiles = Tiles { draw, first, rows: part.len() / (2 * row), columns };
+            let transformed = winograd::transform_input(x, tiles);
+            let init = &init[draw * lanes..(draw + 1) * lanes];
+            let (residual, scale) = (epilogue.residual, epilogue.scale);
+            winograd::Output { transformed: &transformed, tiles, inputs, outputs, packed, init, residual, scale, rows: part }
+                .compute();
+        });
+        return Ok(out);
+    }
+    let packed = packed.direct.get_or_init(|| pack(outputs, inputs, kernel * kernel, |o, i, tap| w.at(backward, o, i, tap)));
+    // The inputs of a row of taps lie beside each other in memory.
+    let runs: Vec<isize> = tap_offsets(x, kernel).into_iter().step_by(kernel).collect();
     out.fill_rows(|d, y, row| {
         run(RowKernel {
             x: &x.data,
             start: x.row_start(d, y),
             inputs: x.channels(),
-            taps: &taps,
+            runs: &runs,
+            run: kernel * x.channels(),
             packed,
             init: &init[d * lanes..(d + 1) * lanes],
             residual: epilogue.residual.map(|r| r.row(d, y)),
@@ -176,7 +220,9 @@ struct RowKernel<'a> {
     /// Where the row's first pixel lies in `x`; all taps of all its pixels lie inside `x` (`check_input`).
     start: usize,
     inputs: usize,
-    taps: &'a [isize],
+    /// Where the taps of each kernel row begin, relative to the pixel, and how many elements they are.
+    runs: &'a [isize],
+    run: usize,
     packed: &'a [f32],
     init: &'a [f32],
     residual: Option<&'a [f32]>,
@@ -233,7 +279,7 @@ impl RowKernel<'_> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const P: usize, const V: usize>(&mut self, block: usize, pixel: usize) {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        let stride = self.taps.len() * inputs * BLOCK;
+        let stride = self.runs.len() * self.run * BLOCK;
         // SAFETY: the caller guarantees instruction set and indices.
         unsafe {
             let w: [*const f32; V] =
@@ -241,9 +287,9 @@ impl RowKernel<'_> {
             let mut acc: [[S; V]; P] = [std::array::from_fn(|v| S::load(self.init.as_ptr().add(block * BLOCK + v * S::LANES))); P];
             let x = self.x.as_ptr().add(self.start + pixel * inputs);
             let mut k = 0;
-            for &tap in self.taps {
-                let x = x.offset(tap);
-                for i in 0..inputs {
+            for &run in self.runs {
+                let x = x.offset(run);
+                for i in 0..self.run {
                     let w: [S; V] = std::array::from_fn(|v| S::load(w[v].add(k)));
                     for (p, acc) in acc.iter_mut().enumerate() {
                         let b = S::splat(*x.add(p * inputs + i));
@@ -283,15 +329,17 @@ impl RowKernel<'_> {
 /// Sums of weight and bias gradients of one convolution, in the kernels' own order: [tap][input][output lane].
 pub struct ConvGrads {
     shape: ConvShape,
-    weight: Vec<f32>,
+    /// Empty until needed, like the next.
+    direct: Vec<f32>,
+    /// Gradients of the transformed weights: [point][input][output lane].
+    winograd: Vec<f32>,
     bias: Vec<f32>,
 }
 
 impl ConvGrads {
     /// All zeros.
     pub fn zeros(shape: ConvShape) -> Self {
-        let lanes = shape.outputs.div_ceil(BLOCK) * BLOCK;
-        Self { shape, weight: vec![0.0; shape.taps() * shape.inputs * lanes], bias: vec![0.0; shape.outputs] }
+        Self { shape, direct: Vec::new(), winograd: Vec::new(), bias: vec![0.0; shape.outputs] }
     }
 
     /// Adds the gradients of [`conv2d`] for input `x` and output gradient `g`, draw by draw in order: the sum does not depend on threads.
@@ -309,7 +357,33 @@ impl ConvGrads {
                 format!("{} draws of {}x{} with {outputs} channels", x.draws(), x.height(), x.width()),
             ));
         }
+        for d in 0..x.draws() {
+            for y in 0..height {
+                for pixel in g.row(d, y).chunks_exact(outputs) {
+                    self.bias.iter_mut().zip(pixel).for_each(|(b, g)| *b += g);
+                }
+            }
+        }
+        if by_tiles(kernel, height, width, inputs, outputs) {
+            self.accumulate_tiles(x, g);
+        } else {
+            self.accumulate_direct(x, g);
+        }
+        Ok(())
+    }
+
+    /// Inputs of one task; tasks must not straddle taps, so that odd counts are not cut at all.
+    fn piece(&self, lanes: usize) -> usize {
+        let inputs = self.shape.inputs;
+        if inputs.is_multiple_of(8) { 8 * lanes } else { inputs * lanes }
+    }
+
+    fn accumulate_direct(&mut self, x: &Map, g: &Map) {
+        let ConvShape { inputs, outputs, kernel } = self.shape;
+        let [height, width, _] = g.item_shape();
         let lanes = outputs.div_ceil(BLOCK) * BLOCK;
+        let (per_tap, piece) = (inputs * lanes, self.piece(lanes));
+        self.direct.resize(self.shape.taps() * per_tap, 0.0);
         let taps = tap_offsets(x, kernel);
         // Some 128 pixels at a time keep both operands in the first-level cache.
         let rows = (128 / width.max(1)).clamp(1, height.max(1));
@@ -317,12 +391,7 @@ impl ConvGrads {
         for d in 0..x.draws() {
             for y in (0..height).step_by(rows) {
                 let rows = rows.min(height - y);
-                for row in y..y + rows {
-                    for pixel in g.row(d, row).chunks_exact(outputs) {
-                        self.bias.iter_mut().zip(pixel).for_each(|(b, g)| *b += g);
-                    }
-                }
-                let (gy, gy_stride): (&[f32], usize) = match &mut widened {
+                let (gy, g_stride): (&[f32], usize) = match &mut widened {
                     None => (&g.data[g.row_start(d, y)..], g.row_stride()),
                     Some(buffer) => {
                         for row in 0..rows {
@@ -336,19 +405,16 @@ impl ConvGrads {
                     }
                 };
                 let start = x.row_start(d, y);
-                let group = inputs.min(8);
-                let per_tap = inputs * lanes;
-                // Tasks must not straddle taps: groups of inputs are cut inside each tap.
-                let piece = if inputs % group == 0 { group * lanes } else { per_tap };
-                for_chunks(&mut self.weight, piece, |i, dw| {
+                for_chunks(&mut self.direct, piece, |i, dw| {
                     let at = i * piece;
+                    let start = (start as isize + taps[at / per_tap]) as usize + at % per_tap / lanes;
                     run(WeightKernel {
                         x: &x.data,
-                        start: (start as isize + taps[at / per_tap]) as usize + at % per_tap / lanes,
+                        start,
                         x_stride: x.row_stride(),
                         inputs,
                         g: gy,
-                        g_stride: gy_stride,
+                        g_stride,
                         rows,
                         width,
                         lanes,
@@ -357,19 +423,56 @@ impl ConvGrads {
                 });
             }
         }
-        Ok(())
+    }
+
+    fn accumulate_tiles(&mut self, x: &Map, g: &Map) {
+        let ConvShape { inputs, outputs, .. } = self.shape;
+        let [height, width, _] = g.item_shape();
+        let lanes = outputs.div_ceil(BLOCK) * BLOCK;
+        let (per_point, piece) = (inputs * lanes, self.piece(lanes));
+        self.winograd.resize(POINTS * per_point, 0.0);
+        let columns = width / 2;
+        // Both transforms of a group together fill part of the second-level cache.
+        let rows = (10_000 / (inputs + lanes) / columns).clamp(1, height / 2);
+        for draw in 0..x.draws() {
+            for first in (0..height / 2).step_by(rows) {
+                let tiles = Tiles { draw, first, rows: rows.min(height / 2 - first), columns };
+                let (tx, tg) = (winograd::transform_input(x, tiles), winograd::transform_gradient(g, tiles));
+                let n = tiles.len();
+                for_chunks(&mut self.winograd, piece, |i, dw| {
+                    let at = i * piece;
+                    let point = at / per_point;
+                    run(WeightKernel {
+                        x: &tx,
+                        start: point * n * inputs + at % per_point / lanes,
+                        x_stride: 0,
+                        inputs,
+                        g: &tg[point * n * lanes..],
+                        g_stride: 0,
+                        rows: 1,
+                        width: n,
+                        lanes,
+                        dw,
+                    })
+                });
+            }
+        }
     }
 
     /// Back to zero.
     pub fn clear(&mut self) {
-        self.weight.fill(0.0);
-        self.bias.fill(0.0);
+        for sums in [&mut self.direct, &mut self.winograd, &mut self.bias] {
+            sums.fill(0.0);
+        }
     }
 
     /// Adds another sum to this one.
     pub fn add(&mut self, other: &ConvGrads) {
-        self.weight.iter_mut().zip(&other.weight).for_each(|(a, b)| *a += b);
-        self.bias.iter_mut().zip(&other.bias).for_each(|(a, b)| *a += b);
+        for (to, from) in [(&mut self.direct, &other.direct), (&mut self.winograd, &other.winograd), (&mut self.bias, &other.bias)]
+        {
+            to.resize(to.len().max(from.len()), 0.0);
+            to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
+        }
     }
 
     /// Weight gradient in the order (output, input, ky, kx), and bias gradient.
@@ -377,9 +480,17 @@ impl ConvGrads {
         let ConvShape { inputs, outputs, .. } = self.shape;
         let taps = self.shape.taps();
         let lanes = outputs.div_ceil(BLOCK) * BLOCK;
-        for (i, w) in weight.iter_mut().enumerate() {
-            let (o, input, tap) = (i / (inputs * taps), i / taps % inputs, i % taps);
-            *w = self.weight[(tap * inputs + input) * lanes + o];
+        for (i, w) in weight.chunks_exact_mut(taps).enumerate() {
+            let at = i % inputs * lanes + i / inputs;
+            if self.direct.is_empty() {
+                w.fill(0.0);
+            } else {
+                w.iter_mut().enumerate().for_each(|(tap, w)| *w = self.direct[tap * inputs * lanes + at]);
+            }
+            if !self.winograd.is_empty() {
+                let kernel = winograd::weights_gradient(std::array::from_fn(|k| self.winograd[k * inputs * lanes + at] as f64));
+                w.iter_mut().zip(kernel.as_flattened()).for_each(|(w, k)| *w += *k as f32);
+            }
         }
         bias.copy_from_slice(&self.bias);
     }

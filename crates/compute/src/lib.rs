@@ -16,6 +16,7 @@ mod simd;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 pub use attention::{AttentionWeights, attention, attention_backward};
 pub use conv::{ConvGrads, ConvShape, ConvWeights, Epilogue, conv2d, conv2d_input_grad};
