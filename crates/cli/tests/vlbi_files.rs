@@ -92,7 +92,7 @@ fn bad_calls_say_why() {
     let start = ["--start", "2017-04-06", "-o", "x.uvfits"];
     let call = |more: &[&str]| refused(folder, &[&["simulate", "vlbi", "--image", "ring.fits"], more, &start[..]].concat());
     assert!(call(&["--array", "nosucharray"]).contains("eht-2022"));
-    assert!(call(&["--array", "eht-2017", "--hours", "-1"]).contains("hours"));
+    assert!(call(&["--array", "eht-2017", "--hours=-1"]).contains("hours"));
     assert!(call(&["--array", "eht-2017", "--flux", "0.6"]).contains("unit"));
     assert!(call(&["--array", "vlba", "--dec-deg", "-89"]).contains("no two stations"));
     assert!(refused(folder, &["simulate", "vlbi", "--image", "ring.fits", "-o", "x.uvfits"]).contains("--array"));
