@@ -7,6 +7,7 @@ use std::process::ExitCode;
 mod assess;
 mod bench;
 mod devices;
+mod find;
 mod info;
 mod prior;
 mod reconstruct;

@@ -23,12 +23,17 @@ fn quantity(text: &str, units: &[(&str, f64)]) -> Result<f64, String> {
     if result.is_finite() && result > 0.0 { Ok(result) } else { Err(format!("{text:?} is not a positive number")) }
 }
 
+const ANGLES: [(&str, f64); 4] =
+    [("uas", MICROARCSECOND_RAD), ("mas", 1e3 * MICROARCSECOND_RAD), ("arcsec", 1e6 * MICROARCSECOND_RAD), ("rad", 1.0)];
+
 /// An angle, in radians.
 pub(crate) fn angle_rad(text: &str) -> Result<f64, String> {
-    quantity(
-        text,
-        &[("uas", MICROARCSECOND_RAD), ("mas", 1e3 * MICROARCSECOND_RAD), ("arcsec", 1e6 * MICROARCSECOND_RAD), ("rad", 1.0)],
-    )
+    quantity(text, &ANGLES)
+}
+
+/// Radians in the angular unit of that name; none when it is no angle.
+pub(crate) fn angle_unit_rad(unit: &str) -> Option<f64> {
+    ANGLES.iter().find(|u| u.0 == unit).map(|u| u.1)
 }
 
 /// A flux density, in Jy.

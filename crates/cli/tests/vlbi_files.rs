@@ -38,8 +38,20 @@ fn ring(folder: &Path) {
     write_fits_image(&folder.join("ring.fits"), &image, &[]).unwrap();
 }
 
-const NIGHT: [&str; 12] =
-    ["simulate", "vlbi", "--image", "ring.fits", "--array", "eht-2017", "--start", "2017-04-06T00:30", "--hours", "3", "--flux", "0.6Jy"];
+const NIGHT: [&str; 12] = [
+    "simulate",
+    "vlbi",
+    "--image",
+    "ring.fits",
+    "--array",
+    "eht-2017",
+    "--start",
+    "2017-04-06T00:30",
+    "--hours",
+    "3",
+    "--flux",
+    "0.6Jy",
+];
 
 #[test]
 fn a_night_of_the_eht() {
@@ -71,7 +83,19 @@ fn a_night_of_the_eht() {
     // The same seed gives the same bytes with one thread; the simulated file serves as a pattern for the next.
     done(folder, &[&NIGHT[..], &["--seed", "7", "--threads", "1", "-o", "b.uvfits"]].concat());
     assert_eq!(std::fs::read(folder.join("a.uvfits")).unwrap(), std::fs::read(folder.join("b.uvfits")).unwrap());
-    let clean = ["simulate", "vlbi", "--image", "ring.fits", "--like", "a.uvfits", "--no-noise", "--no-gains", "--no-phases", "--flux", "0.6Jy"];
+    let clean = [
+        "simulate",
+        "vlbi",
+        "--image",
+        "ring.fits",
+        "--like",
+        "a.uvfits",
+        "--no-noise",
+        "--no-gains",
+        "--no-phases",
+        "--flux",
+        "0.6Jy",
+    ];
     done(folder, &[&clean[..], &["-o", "c.uvfits"]].concat());
     let again: Value = serde_json::from_str(&done(folder, &["info", "c.uvfits", "--json"])).unwrap();
     assert_eq!((&again["rows"], &again["scans"]), (&info["rows"], &info["scans"]));

@@ -64,7 +64,8 @@ pub fn check_linear(op: &dyn LinearOperator, rng: Philox) -> Result<Checked> {
     let aty = op.adjoint(&y)?;
     aty.expect_shape("the adjoint's output", x.shape())?;
     let (ax, y, x_wide, aty) = (wide(&ax), wide(&y), wide(&x), wide(&aty));
-    let adjoint = (dot(&ax, &y) - dot(&x_wide, &aty)).abs() / (norm(&ax) * norm(&y) + norm(&x_wide) * norm(&aty)).max(f64::MIN_POSITIVE);
+    let adjoint =
+        (dot(&ax, &y) - dot(&x_wide, &aty)).abs() / (norm(&ax) * norm(&y) + norm(&x_wide) * norm(&aty)).max(f64::MIN_POSITIVE);
     require("adjoint dot test", adjoint, tolerance(d))?;
     // a x0 + b x1 against a A x0 + b A x1.
     let (a, b) = (0.75f32, -1.25f32);

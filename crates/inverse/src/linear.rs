@@ -24,7 +24,10 @@ impl DenseOperator {
     /// A shape that does not fit or a value that is not finite.
     pub fn new(shape: [usize; 3], a: ArrayView2<f64>) -> Result<Self> {
         if shape.iter().product::<usize>() != a.ncols() || a.is_empty() {
-            return Err(Error::Invalid(format!("matrix {:?} on images of shape {shape:?}: expected as many columns as pixels", a.dim())));
+            return Err(Error::Invalid(format!(
+                "matrix {:?} on images of shape {shape:?}: expected as many columns as pixels",
+                a.dim()
+            )));
         }
         if let Some(((i, j), v)) = a.indexed_iter().find(|(_, v)| !v.is_finite()) {
             return Err(Error::Invalid(format!("matrix element [{i}, {j}] is {v}, expected finite values")));
@@ -112,7 +115,11 @@ impl LinearGaussianLikelihood {
     pub fn new(operator: DenseOperator, data: Vec<f64>, sigma: Vec<f64>) -> Result<Self> {
         let m = operator.data_len();
         if data.len() != m || sigma.len() != m {
-            return Err(Error::Invalid(format!("found {} data and {} sigma, expected {m} of each, the rows of A", data.len(), sigma.len())));
+            return Err(Error::Invalid(format!(
+                "found {} data and {} sigma, expected {m} of each, the rows of A",
+                data.len(),
+                sigma.len()
+            )));
         }
         if let Some(i) = data.iter().position(|v| !v.is_finite()) {
             return Err(Error::Invalid(format!("datum {i} is {}, expected finite values", data[i])));
@@ -166,7 +173,10 @@ impl Likelihood for LinearGaussianLikelihood {
     }
 
     fn neg_log_and_grad(&self, x: &Tensor) -> Result<(Vec<f64>, Tensor)> {
-        x.expect_shape("LinearGaussianLikelihood", &[x.draws(), self.operator.shape[0], self.operator.shape[1], self.operator.shape[2]])?;
+        x.expect_shape(
+            "LinearGaussianLikelihood",
+            &[x.draws(), self.operator.shape[0], self.operator.shape[1], self.operator.shape[2]],
+        )?;
         let mut gradient = Tensor::zeros(x.shape());
         let n = x.item_len();
         let values = gradient
@@ -212,8 +222,11 @@ impl Domain for LinearGaussianLikelihood {
             description: description.into(),
             values: Array1::from(values.to_vec()).into_dyn(),
         };
-        [("y".to_string(), variable("the data", &self.data)), ("sigma".to_string(), variable("standard deviation of the data", &self.sigma))]
-            .into()
+        [
+            ("y".to_string(), variable("the data", &self.data)),
+            ("sigma".to_string(), variable("standard deviation of the data", &self.sigma)),
+        ]
+        .into()
     }
 
     fn predict(&self, image: &[f32]) -> Result<BTreeMap<String, ArrayD<f64>>> {

@@ -1,6 +1,9 @@
 //! A Gaussian mixture as a prior: denoiser, Jacobian and samples in closed form.
 
-use crate::{Error, Result, numeric::{dot, symmetric_eigen}};
+use crate::{
+    Error, Result,
+    numeric::{dot, symmetric_eigen},
+};
 use halation_compute::{Philox, Tensor};
 use halation_io::TensorFile;
 use halation_nn::{Denoiser, Pullback};
@@ -46,7 +49,9 @@ impl GaussianMixture {
         if m == 0 || weights.len() != m || covariances.dim() != (m, d, d) || shape.iter().product::<usize>() != d || d == 0 {
             return wrong(format!(
                 "found weights [{}], means {:?}, covariances {:?} and image shape {shape:?}; expected [M], [M, d], [M, d, d] and d pixels",
-                weights.len(), means.dim(), covariances.dim()
+                weights.len(),
+                means.dim(),
+                covariances.dim()
             ));
         }
         if weights.iter().any(|w| w.is_nan() || *w < 0.0) || !weights.sum().is_finite() || weights.sum() <= 0.0 {
@@ -114,7 +119,11 @@ impl GaussianMixture {
             Ok((s.to_vec(), v.to_vec()))
         };
         let dims = |name: &str, found: &[usize], rank: usize| {
-            if found.len() == rank { Ok(()) } else { Err(fail(&format!("tensor {name}"), format!("has shape {found:?}, expected {rank} axes"))) }
+            if found.len() == rank {
+                Ok(())
+            } else {
+                Err(fail(&format!("tensor {name}"), format!("has shape {found:?}, expected {rank} axes")))
+            }
         };
         let ((ws, w), (ms, m), (cs, c)) = (get("weights")?, get("means")?, get("covariances")?);
         dims("weights", &ws, 1)?;

@@ -32,7 +32,9 @@ impl GaussianMixture {
         if data.len() != m || sigma.len() != m || shape.iter().product::<usize>() != d {
             return Err(Error::Invalid(format!(
                 "a matrix {:?} with {} data and {} sigma on images of shape {shape:?}; these do not fit",
-                a.dim(), data.len(), sigma.len()
+                a.dim(),
+                data.len(),
+                sigma.len()
             )));
         }
         let count = self.components.len();
@@ -181,7 +183,9 @@ mod tests {
         )
         .unwrap();
         let a = ndarray::arr2(&[[1.0]]);
-        for (sigma, y, w, mean, variance) in [(0.5, 0.2, 0.65375607, 0.05261036, 0.73135561), (1.0, 0.3, 0.47526546, 0.34506431, 1.33974552)] {
+        for (sigma, y, w, mean, variance) in
+            [(0.5, 0.2, 0.65375607, 0.05261036, 0.73135561), (1.0, 0.3, 0.47526546, 0.34506431, 1.33974552)]
+        {
             let post = prior.posterior(a.view(), &[y], &[sigma]).unwrap();
             close(post.weights[0], w, 1e-8, "weight");
             close(post.mean()[0], mean, 1e-8, "mean");
@@ -192,7 +196,9 @@ mod tests {
     /// Every golden problem: mixture weights, mean and covariance of the independent closed form, and the moments of exact draws.
     #[test]
     fn golden_posteriors() {
-        for name in ["gaussian_fourier", "gmm1d", "gmm2d_ring", "gmm2d_two_modes", "gmm2d_unequal", "gmm_image_blur", "gmm_image_unequal"] {
+        for name in
+            ["gaussian_fourier", "gmm1d", "gmm2d_ring", "gmm2d_two_modes", "gmm2d_unequal", "gmm_image_blur", "gmm_image_unequal"]
+        {
             let Some(path) = golden(name) else { continue };
             let (prior, problem) = golden_problem(&path);
             let sigma = problem.sigma.to_vec();

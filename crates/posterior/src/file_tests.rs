@@ -138,7 +138,8 @@ assert f['posterior/image'].compression == 'gzip' or f['posterior/image'].size <
 fn what_does_not_fit_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("posterior.h5");
-    let broken: [(&str, fn(&mut Ensemble)); 7] = [
+    type Change = fn(&mut Ensemble);
+    let broken: [(&str, Change); 7] = [
         ("weights", |e| e.weights[0] = f64::NAN),
         ("weights", |e| e.weights = Array1::from_elem(3, 1.0 / 3.0)),
         ("sum to 2", |e| e.weights *= 2.0),

@@ -1,8 +1,12 @@
 //! Posterior ensembles: on disk, summaries, calibration, image metrics, plots and report.
 
+pub mod calibration;
 mod ensemble;
 mod error;
 mod file;
+pub mod metrics;
+pub mod plot;
+pub mod report;
 mod summary;
 
 pub use ensemble::{Axis, Ensemble, OutputKind, Variable};

@@ -24,8 +24,8 @@ pub mod ring;
 #[cfg(test)]
 mod ring_tests;
 mod preparation_report;
+mod problem;
 pub mod simulate;
-pub mod sources;
 #[cfg(test)]
 mod testing;
 mod uvfits;
@@ -45,4 +45,5 @@ pub use likelihood::VlbiLikelihood;
 pub use likelihood_settings::{DataProducts, FluxScale, GainPrior, LikelihoodSettings, PriorUnits};
 pub use observation::{Band, INTRA_SITE_M, Observation, Station, Visibility, ZERO_BASELINE_LAMBDA};
 pub use preparation_report::PreparationReport;
+pub use problem::VlbiProblem;
 pub use uvfits::{Flags, UvfitsSummary, inspect_observation, inspect_uvfits, read_observation, read_uvfits, write_uvfits};

@@ -1,7 +1,7 @@
 //! Do two independent populations tell the same story?
 
-use crate::numeric::{dot, symmetric_eigen};
 use crate::Result;
+use crate::numeric::{dot, symmetric_eigen};
 use halation_compute::{Philox, Tensor};
 use ndarray::Array2;
 
@@ -81,11 +81,7 @@ pub(crate) fn compare(images: &Tensor, first: usize, family: &[u64], rng: Philox
             as_large += 1;
         }
     }
-    Ok(Agreement {
-        statistic: observed,
-        p_value: (as_large + 1) as f64 / (PERMUTATIONS + 1) as f64,
-        directions: directions.len(),
-    })
+    Ok(Agreement { statistic: observed, p_value: (as_large + 1) as f64 / (PERMUTATIONS + 1) as f64, directions: directions.len() })
 }
 
 #[cfg(test)]

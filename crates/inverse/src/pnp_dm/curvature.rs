@@ -73,10 +73,15 @@ impl<'a> Tempered<'a> {
     pub fn log_likelihood(&self, r: &[f64]) -> f64 {
         match self {
             Tempered::Shared { basis, rho } => {
-                let terms = basis.rotate(r).iter().zip(&basis.values).map(|(c, g)| {
-                    let v = 1.0 + rho * rho * g;
-                    c * c / v + v.ln()
-                }).sum::<f64>();
+                let terms = basis
+                    .rotate(r)
+                    .iter()
+                    .zip(&basis.values)
+                    .map(|(c, g)| {
+                        let v = 1.0 + rho * rho * g;
+                        c * c / v + v.ln()
+                    })
+                    .sum::<f64>();
                 -0.5 * terms
             }
             Tempered::Own { factor } => -0.5 * (dot(r, &factor.solve(r)) + factor.log_det()),
@@ -86,7 +91,8 @@ impl<'a> Tempered<'a> {
 
 /// The residual at `x`.
 pub(crate) fn linearise<'a>(likelihood: &'a dyn Likelihood, x: &[f32]) -> Result<Box<dyn Whitened + 'a>> {
-    let whitened = likelihood.residual(x)?.ok_or_else(|| Error::Numerical("the likelihood has no residual at a particle".into()))?;
+    let whitened =
+        likelihood.residual(x)?.ok_or_else(|| Error::Numerical("the likelihood has no residual at a particle".into()))?;
     if whitened.value().iter().any(|v| !v.is_finite()) {
         return Err(Error::Numerical("the residual of a particle is not finite: the forward model failed at this image".into()));
     }
@@ -160,7 +166,13 @@ pub(crate) fn likelihood_half(
 }
 
 /// log L_new(x) - log L_old(x) of one particle. `rho_old` none: from no likelihood at all.
-pub(crate) fn increment(likelihood: &dyn Likelihood, basis: Option<&SharedBasis>, x: &[f32], rho_old: Option<f64>, rho_new: f64) -> Result<f64> {
+pub(crate) fn increment(
+    likelihood: &dyn Likelihood,
+    basis: Option<&SharedBasis>,
+    x: &[f32],
+    rho_old: Option<f64>,
+    rho_new: f64,
+) -> Result<f64> {
     let at = linearise(likelihood, x)?;
     let gram = if basis.is_some() { None } else { Some(at.gram()) };
     let value = |rho: f64| -> Result<f64> { Ok(Tempered::new(basis, gram.as_ref(), rho)?.log_likelihood(at.value())) };
@@ -219,4 +231,3 @@ pub(crate) fn control_variates(splits: &[Split], values: &[f64], rho_old: f64, r
 pub(crate) fn largest_curvature(likelihood: &dyn Likelihood, x: &[f32]) -> Result<f64> {
     Ok(crate::numeric::largest_eigenvalue(&linearise(likelihood, x)?.gram()))
 }
-

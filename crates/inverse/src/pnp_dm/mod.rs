@@ -98,7 +98,9 @@ impl PnpDm {
         let sd = (x.data().iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / count).sqrt();
         let mut rho = 3.0 * sd;
         if !(rho > 0.0 && rho.is_finite()) {
-            return Err(Error::Numerical(format!("prior samples have the pixel standard deviation {sd}; the prior is constant or not finite")));
+            return Err(Error::Numerical(format!(
+                "prior samples have the pixel standard deviation {sd}; the prior is constant or not finite"
+            )));
         }
         for _ in 0..STEPS {
             let logs = weights_at(problem, basis, x, None, rho)?;
@@ -133,9 +135,8 @@ impl PnpDm {
         state.log_evidence[population] += log_sum_exp(logs) - (half as f64).ln();
         let u = state.rng.stream(RESAMPLE).sequence(population as u64, level as u32).uniform();
         let chosen = systematic(logs, half, u);
-        let index: Vec<usize> = (0..2 * half)
-            .map(|i| if range.contains(&i) { range.start + chosen[i - range.start] } else { i })
-            .collect();
+        let index: Vec<usize> =
+            (0..2 * half).map(|i| if range.contains(&i) { range.start + chosen[i - range.start] } else { i }).collect();
         state.x = state.x.select(&index)?;
         state.mean = state.mean.select(&index)?;
         state.flat = state.flat.select(&index)?;
@@ -193,10 +194,7 @@ impl PnpDm {
 
 /// log L_rho(x) - log L_rho_old(x) of every particle.
 fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_old: Option<f64>, rho: f64) -> Result<Vec<f64>> {
-    (0..x.draws())
-        .into_par_iter()
-        .map(|i| increment(problem.likelihood, basis, x.item(i), rho_old, rho))
-        .collect()
+    (0..x.draws()).into_par_iter().map(|i| increment(problem.likelihood, basis, x.item(i), rho_old, rho)).collect()
 }
 
 /// Effective sample size of log weights (Kong 1992).
@@ -270,7 +268,9 @@ impl Solver for PnpDm {
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<PnpDmState> {
         check_needs(self, problem)?;
         if draws.start != 0 {
-            return Err(Error::Invalid("pnp-dm draws from one population, which has no parts: start at draw 0 and use another seed for more".into()));
+            return Err(Error::Invalid(
+                "pnp-dm draws from one population, which has no parts: start at draw 0 and use another seed for more".into(),
+            ));
         }
         let particles = self.particles(draws.end as usize)?;
         let x = sample_prior(problem.prior, problem.pixel_range(), rng.stream(START), 0..particles as u64, 0)?;

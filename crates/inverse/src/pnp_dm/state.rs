@@ -74,7 +74,9 @@ impl Checkpoint for PnpDmState {
     fn restore(file: &TensorFile) -> Result<Self> {
         let (numbers, counts) = (file.f64s("numbers")?.1, file.u64s("counts")?.1);
         let (&[curvature, e0, e1, s0, s1], &[seed, draws, step, r0, r1]) = (numbers, counts) else {
-            return Err(Error::Invalid("the saved state of pnp-dm holds other counts than this version writes; start again with --force".into()));
+            return Err(Error::Invalid(
+                "the saved state of pnp-dm holds other counts than this version writes; start again with --force".into(),
+            ));
         };
         let state = Self {
             rng: Philox::new(seed),

@@ -12,7 +12,9 @@ fn run(solver: &PnpDm, problem: &Problem, seed: u64, draws: u64) -> Ensemble {
 #[test]
 #[ignore = "prototype"]
 fn golden_scores() {
-    for name in ["gaussian_fourier", "gmm1d", "gmm2d_ring", "gmm2d_two_modes", "gmm2d_unequal", "gmm_image_blur", "gmm_image_unequal"] {
+    for name in
+        ["gaussian_fourier", "gmm1d", "gmm2d_ring", "gmm2d_two_modes", "gmm2d_unequal", "gmm_image_blur", "gmm_image_unequal"]
+    {
         let Some(path) = golden(name) else { continue };
         let (prior, file) = golden_problem(&path);
         let operator = DenseOperator::new(file.image_shape, file.a.view()).unwrap();
@@ -22,7 +24,8 @@ fn golden_scores() {
             let t = std::time::Instant::now();
             let ensemble = run(&PnpDm::default(), &problem, seed, 256);
             eprintln!("{name} {seed} {:?} {:?}", t.elapsed(), ensemble.attributes);
-            halation_posterior::write_ensemble(&ensemble, &std::path::PathBuf::from(format!("/tmp/proto/{name}-{seed}.h5"))).unwrap();
+            halation_posterior::write_ensemble(&ensemble, &std::path::PathBuf::from(format!("/tmp/proto/{name}-{seed}.h5")))
+                .unwrap();
         }
     }
 }

@@ -1,0 +1,133 @@
+//! An observation as a problem: what the solvers' driver asks of the domain about fit, gauge, data and predictions.
+
+use crate::{ClosureData, DataProducts, FluxScale, ImageGrid, LikelihoodSettings, Prepared, Result, VlbiLikelihood};
+use halation_inverse::{Domain, Presented};
+use halation_posterior::{Axis, Variable};
+use ndarray::{ArrayD, IxDyn};
+use std::collections::BTreeMap;
+
+/// A likelihood with the closures of its data: closure phases and log closure amplitudes are reported whatever data are fitted.
+pub struct VlbiProblem {
+    likelihood: VlbiLikelihood,
+    closures: VlbiLikelihood,
+    closure_data: ClosureData,
+    total_jy: Option<f64>,
+}
+
+impl VlbiProblem {
+    /// The problem of `prepared` data on `grid`. With a total flux the images are in Jy/pixel, without in units of the total.
+    ///
+    /// # Errors
+    /// Too few data for what `settings` ask.
+    pub fn new(prepared: &Prepared, grid: ImageGrid, settings: &LikelihoodSettings) -> Result<Self> {
+        let likelihood = VlbiLikelihood::new(prepared, grid, settings)?;
+        let closures = VlbiLikelihood::new(prepared, grid, &LikelihoodSettings { data: DataProducts::Closures, ..settings.clone() })?;
+        let total_jy = match settings.flux {
+            FluxScale::TotalJy(flux) => Some(flux),
+            FluxScale::Free | FluxScale::PixelJy(_) => None,
+        };
+        Ok(Self { likelihood, closures, closure_data: ClosureData::of(prepared), total_jy })
+    }
+
+    /// The likelihood that is sampled.
+    pub fn likelihood(&self) -> &VlbiLikelihood {
+        &self.likelihood
+    }
+
+    /// All closure quantities of the data.
+    pub fn closure_data(&self) -> &ClosureData {
+        &self.closure_data
+    }
+
+    /// Unit of presented images.
+    pub fn unit(&self) -> &'static str {
+        if self.total_jy.is_some() { "Jy/pixel" } else { "total flux/pixel" }
+    }
+
+    /// Axes of presented images: m (North, increasing with the row) and l (East, decreasing with the column), radians.
+    pub fn axes(&self) -> (Axis, Axis) {
+        let grid = self.likelihood.fourier().grid();
+        let axis = |name: &str, values: Vec<f64>| Axis { name: name.into(), unit: "rad".into(), values };
+        (axis("y", (0..grid.n).map(|j| grid.m_rad(j)).collect()), axis("x", (0..grid.n).map(|i| grid.l_rad(i)).collect()))
+    }
+
+    fn image(&self, z: &[f32]) -> Vec<f64> {
+        self.likelihood.settings().units.image(z)
+    }
+}
+
+fn vector(dim: &str, unit: &str, description: &str, values: Vec<f64>) -> Variable {
+    let values = ArrayD::from_shape_vec(IxDyn(&[values.len()]), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&[0])));
+    Variable { dims: vec![dim.into()], unit: unit.into(), description: description.into(), values }
+}
+
+impl Domain for VlbiProblem {
+    fn reduced_chi2(&self, image: &[f32]) -> halation_inverse::Result<Vec<(String, f64)>> {
+        let u = self.image(image);
+        let mut all = self.closures.chi2(&u);
+        if self.likelihood.settings().data != DataProducts::Closures {
+            all.extend(self.likelihood.chi2(&u).into_iter().filter(|c| c.product != "closure_phase"));
+        }
+        Ok(all.into_iter().map(|c| (c.product.to_string(), c.whitened)).collect())
+    }
+
+    fn present(&self, image: &[f32]) -> halation_inverse::Result<Presented> {
+        let u = self.image(image);
+        let grid = self.likelihood.fourier().grid();
+        let (centred, gauge) = grid.remove_gauge(&u).map_err(|e| halation_inverse::Error::Invalid(e.to_string()))?;
+        let scale = self.total_jy.unwrap_or(1.0);
+        let negative = -u.iter().filter(|v| **v < 0.0).sum::<f64>() / gauge.total;
+        let mut stats = BTreeMap::from([
+            ("shift_east_rad".to_string(), gauge.l_rad),
+            ("shift_north_rad".to_string(), gauge.m_rad),
+            ("network_total".to_string(), gauge.total),
+            ("negative_flux_share".to_string(), negative),
+        ]);
+        for chi2 in self.closures.chi2(&u) {
+            if let Some(value) = chi2.diagonal {
+                stats.insert(format!("diagonal_chi2_{}", chi2.product), value);
+            }
+        }
+        Ok(Presented { image: centred.iter().map(|v| (v * scale) as f32).collect(), stats })
+    }
+
+    fn observed(&self) -> BTreeMap<String, Variable> {
+        let p = self.likelihood.prepared();
+        let of = |f: &dyn Fn(&crate::Visibility) -> f64| p.visibilities.iter().map(f).collect::<Vec<_>>();
+        let phases = &self.closure_data.phases;
+        let amplitudes = &self.closure_data.amplitudes;
+        let vis = "visibility";
+        let cp = "closure_phase_index";
+        let ca = "log_closure_amplitude_index";
+        [
+            ("amplitude", vector(vis, "Jy", "visibility amplitude, not debiased", of(&|v| v.value_jy.norm()))),
+            ("phase", vector(vis, "rad", "visibility phase, station phases included", of(&|v| v.value_jy.arg()))),
+            ("sigma", vector(vis, "Jy", "standard deviation of real and imaginary part separately, systematic noise included", of(&|v| v.sigma_jy))),
+            ("u_lambda", vector(vis, "wavelength", "East component of the baseline", of(&|v| v.u_lambda))),
+            ("v_lambda", vector(vis, "wavelength", "North component of the baseline", of(&|v| v.v_lambda))),
+            ("mjd", vector(vis, "d", "modified Julian day, UTC", of(&|v| v.mjd))),
+            ("band", vector(vis, "", "index of the band", of(&|v| v.band as f64))),
+            ("station1", vector(vis, "", "index of the first station, see attribute stations", of(&|v| v.station1 as f64))),
+            ("station2", vector(vis, "", "index of the second station", of(&|v| v.station2 as f64))),
+            ("closure_phase", vector(cp, "rad", "closure phase", phases.iter().map(|c| c.value_rad).collect())),
+            ("closure_phase_sigma", vector(cp, "rad", "its standard deviation; the likelihood uses the full covariance", phases.iter().map(|c| c.sigma_rad).collect())),
+            ("closure_phase_longest_lambda", vector(cp, "wavelength", "longest baseline of the cycle", phases.iter().map(|c| c.longest_baseline_lambda).collect())),
+            ("closure_phase_band", vector(cp, "", "index of the band", phases.iter().map(|c| c.band as f64).collect())),
+            ("log_closure_amplitude", vector(ca, "", "log closure amplitude", amplitudes.iter().map(|c| c.value).collect())),
+            ("log_closure_amplitude_sigma", vector(ca, "", "its standard deviation; the likelihood uses the full covariance", amplitudes.iter().map(|c| c.sigma).collect())),
+        ]
+        .into_iter()
+        .map(|(name, variable)| (name.to_string(), variable))
+        .collect()
+    }
+
+    fn predict(&self, image: &[f32]) -> halation_inverse::Result<BTreeMap<String, ArrayD<f64>>> {
+        let model = self.likelihood.predict(&self.image(image)).visibilities_jy;
+        let array = |values: Vec<f64>| ArrayD::from_shape_vec(IxDyn(&[values.len()]), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&[0])));
+        Ok(BTreeMap::from([
+            ("amplitude".to_string(), array(model.iter().map(|v| v.norm()).collect())),
+            ("closure_phase".to_string(), array(self.closure_data.model_phases_rad(&model))),
+            ("log_closure_amplitude".to_string(), array(self.closure_data.model_log_amplitudes(&model))),
+        ]))
+    }
+}
