@@ -112,6 +112,10 @@ fn bad_calls_say_why() {
     assert!(refused(folder, &["info", "nothing.uvfits"]).contains("nothing.uvfits"));
     std::fs::write(folder.join("text.uvfits"), "hello").unwrap();
     assert!(refused(folder, &["info", "text.uvfits"]).contains("not a FITS file"));
+    std::fs::write(folder.join("x.h5"), b"\x89HDF\r\n\x1a\nand nothing").unwrap();
+    assert!(refused(folder, &["info", "x.h5"]).contains("x.h5"));
+    std::fs::write(folder.join("x.safetensors"), "short").unwrap();
+    assert!(refused(folder, &["info", "x.safetensors"]).contains("x.safetensors"));
     assert!(refused(folder, &["info", "ring.fits", "ring.fits"]).contains("no UVFITS"));
     let start = ["--start", "2017-04-06", "-o", "x.uvfits"];
     let call = |more: &[&str]| refused(folder, &[&["simulate", "vlbi", "--image", "ring.fits"], more, &start[..]].concat());
