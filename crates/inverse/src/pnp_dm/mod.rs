@@ -151,7 +151,11 @@ impl PnpDm {
     }
 
     fn weigh(&self, problem: &Problem, state: &mut PnpDmState, rho_old: Option<f64>, rho: f64) -> Result<()> {
-        let logs = weights_at(problem, state.basis.as_ref(), &state.x, rho_old, rho)?;
+        // A nonlinear residual is taken at the conditional mean of x: the noise of x in directions that the next likelihood half
+        // redraws says nothing about the particle's future, and would make resampling throw ancestors away. (For linear problems the
+        // same is done without approximation, by control variates.)
+        let at = if state.basis.is_some() { &state.x } else { &state.mean };
+        let logs = weights_at(problem, state.basis.as_ref(), at, rho_old, rho)?;
         state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         if let (Some(basis), Some(rho_old)) = (&state.basis, rho_old) {
             let splits: Vec<Split> = (0..state.x.draws())
