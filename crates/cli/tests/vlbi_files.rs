@@ -123,7 +123,7 @@ fn bad_calls_say_why() {
     assert!(call(&["--array", "eht-2017", "--hours=-1"]).contains("hours"));
     assert!(call(&["--array", "eht-2017", "--flux", "0.6"]).contains("unit"));
     assert!(call(&["--array", "vlba", "--dec-deg", "-89"]).contains("no two stations"));
-    assert!(refused(folder, &["simulate", "vlbi", "--image", "ring.fits", "-o", "x.uvfits"]).contains("--array"));
+    assert!(refused(folder, &["simulate", "vlbi", "--image", "ring.fits", "-o", "x.uvfits"]).contains("--like"));
     assert!(!folder.join("x.uvfits").exists() && !folder.join("x.truth.fits").exists());
     std::fs::write(folder.join("x.uvfits"), "mine").unwrap();
     assert!(call(&["--array", "eht-2017"]).contains("--force"));
