@@ -216,8 +216,7 @@ mod tests {
 
     #[test]
     fn words_for_people() {
-        let report =
-            json!({ "a": 0.5, "rows": 7, "c": null, "list": ["x", 2], "table": [{ "k": 1 }], "inner": { "deep": 1e-9 } });
+        let report = json!({ "a": 0.5, "rows": 7, "c": null, "list": ["x", 2], "table": [{ "k": 1 }], "inner": { "deep": 1e-9 } });
         let expected = [
             "rows                   7",
             "a                      0.5",

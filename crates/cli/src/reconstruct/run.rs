@@ -177,7 +177,9 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
             }
             let default = PnpDm::default();
             let solver = PnpDm { levels: o.levels.unwrap_or(default.levels), population: o.population, ..default };
-            let complete = SolverOptions { levels: Some(solver.levels), ..o.clone() };
+            let particles = solver.plan(problem, o.draws.unwrap_or(20) as usize).context(Unusable)?.particles;
+            let solver = PnpDm { population: Some(particles), ..solver };
+            let complete = SolverOptions { levels: Some(solver.levels), population: Some(particles), ..o.clone() };
             with_solver(problem, job, &solver, complete)
         }
         SolverName::Dps => {

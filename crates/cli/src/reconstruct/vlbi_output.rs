@@ -95,7 +95,8 @@ fn panels(ensemble: &Ensemble, vlbi: &VlbiProblem) -> Result<Vec<DataPanel>> {
         if panel.x.is_empty() {
             continue;
         }
-        let predicted = ensemble.posterior_predictive.get(name).with_context(|| format!("the ensemble has no prediction of {name}"))?;
+        let predicted =
+            ensemble.posterior_predictive.get(name).with_context(|| format!("the ensemble has no prediction of {name}"))?;
         let rows = predicted.values.to_shape((weights.len(), panel.x.len()))?.mapv(|v| v * factor);
         out.push(panel.with_predictions(&rows.view(), &weights)?);
     }
