@@ -35,7 +35,8 @@ fn train_resume_info_and_sample() {
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let (whole, parts) = (path("whole"), path("parts"));
     let train = |out: &str, images: &str, more: &[&str]| {
-        let common = ["prior", "train", "vlbi-sources", "-o", out, "--images", images, "--res", "16", "--channels", "16", "--mult", "1,1"];
+        let common =
+            ["prior", "train", "vlbi-sources", "-o", out, "--images", images, "--res", "16", "--channels", "16", "--mult", "1,1"];
         let rest = ["--attn", "8", "--batch", "4", "--seed", "7", "--warmup", "40"];
         [&common[..], &rest, more].concat().into_iter().map(str::to_string).collect::<Vec<_>>()
     };
@@ -68,7 +69,8 @@ fn train_resume_info_and_sample() {
 
 #[test]
 fn eval_agrees_with_the_golden_files() {
-    let shared = std::env::var_os("HALATION_SHARED").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
+    let shared = std::env::var_os("HALATION_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let golden = shared.join("golden/unet/songunet_ddpmpp_vp");
     if !golden.is_dir() {
         eprintln!("skipped: prior eval against golden files needs {}", golden.display());
@@ -91,5 +93,8 @@ fn eval_agrees_with_the_golden_files() {
         let error = distance(&ours[..expected.len()], expected);
         assert!(error < 1e-4, "{key}: {error:e}");
     }
-    is_refused(&["prior", "eval", &at("io.safetensors"), "--arch", &at("config.json"), "--io", &at("io.safetensors"), "-o", &name(&out)], &["missing"]);
+    is_refused(
+        &["prior", "eval", &at("io.safetensors"), "--arch", &at("config.json"), "--io", &at("io.safetensors"), "-o", &name(&out)],
+        &["missing"],
+    );
 }
