@@ -112,11 +112,15 @@ fn bad_calls_say_why() {
     assert!(refused(folder, &["info", "nothing.uvfits"]).contains("nothing.uvfits"));
     std::fs::write(folder.join("text.uvfits"), "hello").unwrap();
     assert!(refused(folder, &["info", "text.uvfits"]).contains("not a FITS file"));
+    std::fs::write(folder.join("x.h5"), b"\x89HDF\r\n\x1a\nand nothing").unwrap();
+    assert!(refused(folder, &["info", "x.h5"]).contains("x.h5"));
+    std::fs::write(folder.join("x.safetensors"), "short").unwrap();
+    assert!(refused(folder, &["info", "x.safetensors"]).contains("x.safetensors"));
     assert!(refused(folder, &["info", "ring.fits", "ring.fits"]).contains("no UVFITS"));
     let start = ["--start", "2017-04-06", "-o", "x.uvfits"];
     let call = |more: &[&str]| refused(folder, &[&["simulate", "vlbi", "--image", "ring.fits"], more, &start[..]].concat());
     assert!(call(&["--array", "nosucharray"]).contains("eht-2022"));
-    assert!(call(&["--array", "eht-2017", "--hours", "-1"]).contains("hours"));
+    assert!(call(&["--array", "eht-2017", "--hours=-1"]).contains("hours"));
     assert!(call(&["--array", "eht-2017", "--flux", "0.6"]).contains("unit"));
     assert!(call(&["--array", "vlba", "--dec-deg", "-89"]).contains("no two stations"));
     assert!(refused(folder, &["simulate", "vlbi", "--image", "ring.fits", "-o", "x.uvfits"]).contains("--array"));

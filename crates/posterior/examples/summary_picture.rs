@@ -1,4 +1,5 @@
-//! Draws the summary picture of a made-up crescent: `cargo run -p halation-posterior --example summary_picture -- OUT.png`.
+//! Draws the summary picture of a made-up crescent: `cargo run -p halation-posterior --example summary_picture -- OUT.png`, and with
+//! `linear` behind it the picture of a linear problem (no sky, no uv coverage, a known truth).
 //!
 //! Everything in it is synthetic (no data, no posterior); it shows the layout and how to fill [`SummaryPlot`].
 
@@ -99,6 +100,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     .with_predictions(&table.view(), &weights)?;
 
+    if std::env::args().nth(2).as_deref() == Some("linear") {
+        let small = |image: &Array2<f64>| Array2::from_shape_fn((16, 16), |(y, x)| 100.0 * image[[4 * y + 2, 4 * x + 2]] - 0.1);
+        let (mean, std, truth) = (small(&mean), small(&std) + 0.1, small(&images[0]));
+        let draws: Vec<Array2<f64>> = images.iter().take(5).map(small).collect();
+        let picture = SummaryPlot {
+            title: "problem.h5".into(),
+            label: "made-up images: this page shows the layout, not a reconstruction".into(),
+            footer: String::new(),
+            unit: String::new(),
+            scale: None,
+            uv: vec![],
+            truth: Some(truth.view()),
+            mean: mean.view(),
+            std: std.view(),
+            draws: draws.iter().map(|d| d.view()).collect(),
+            total_draws: 5,
+            draw_notes: vec![],
+            data: vec![DataPanel {
+                title: "Data".into(),
+                x_label: "datum".into(),
+                y_label: "y".into(),
+                x: (0..84).map(f64::from).collect(),
+                y: (0..84).map(|i| (i as f64 / 9.0).cos() + 0.05 * noise(i)).collect(),
+                sigma: vec![0.05; 84],
+                model: (0..84).map(|i| (i as f64 / 9.0).cos()).map(|m| [m - 0.05, m, m + 0.05]).collect(),
+                model_label: "draws, smallest to largest".into(),
+                ..Default::default()
+            }],
+        }
+        .draw()?;
+        picture.write_png(out.as_ref())?;
+        return Ok(());
+    }
     let picture = SummaryPlot {
         title: "Synthetic crescent \u{b7} layout example".into(),
         label: "annealed split Gibbs: within-mode calibrated, mode weights checked by two populations (agree)".into(),

@@ -199,3 +199,37 @@ fn damaged_files() {
     w.finish().unwrap();
     assert!(read_ensemble(&path).unwrap_err().to_string().contains("not a posterior.h5"));
 }
+
+/// A disk that is full (here: a limit on the size of files, in a child process) is an error that leaves nothing behind.
+#[cfg(unix)]
+#[test]
+fn full_disk_is_an_error() {
+    if let Some(folder) = std::env::var_os("HALATION_TEST_FULL_DISK") {
+        let path = PathBuf::from(folder).join("posterior.h5");
+        let mut e = example(1, 30);
+        let mut state = 1u32;
+        // Noise does not compress, so 30 images of 64 x 64 need half a megabyte.
+        e.images = Array5::from_shape_simple_fn((1, 30, 1, 64, 64), || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state as f32
+        });
+        for axis in [&mut e.y, &mut e.x] {
+            axis.values = (0..64).map(f64::from).collect();
+        }
+        let error = write_ensemble(&e, &path).unwrap_err().to_string();
+        assert!(error.contains("cannot be written"), "{error}");
+        assert!(halation_io::write_whole(&path, &vec![1; 1 << 17]).is_err());
+        assert!(!path.exists());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact file::tests::full_disk_is_an_error";
+    let status = Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .env("HALATION_TEST_FULL_DISK", folder.path())
+        .output()
+        .unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -108,6 +108,16 @@ pub fn ring_probability(features: &[Option<RingFeatures>]) -> f64 {
     features.iter().filter(|f| f.is_some_and(|f| f.is_ring())).count() as f64 / features.len() as f64
 }
 
+/// Whether an image of the network (n x n values, row 0 South) over a field of `fov_rad` passes the ring gate with default options.
+///
+/// # Errors
+/// As [`ring_features`].
+pub fn passes_ring_gate(image: &[f32], n: usize, fov_rad: f64) -> Result<bool> {
+    let grid = ImageGrid::new(n, fov_rad)?;
+    let image: Vec<f64> = image.iter().map(|v| *v as f64).collect();
+    Ok(ring_features(&grid, &image, &RingOptions::default())?.is_some_and(|f| f.is_ring()))
+}
+
 /// Ring features of an image (row 0 South, column 0 East). None when no centre gives a diameter within the limits, or nothing is bright.
 ///
 /// # Errors

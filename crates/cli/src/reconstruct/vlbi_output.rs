@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use halation_io::{SkyImage, write_fits_image};
-use halation_posterior::{DataPanel, Ensemble, PlotImages, Summary, UvBand};
+use halation_posterior::plot::{DataPanel, PlotImages, UvBand};
+use halation_posterior::{Ensemble, Summary};
 use halation_vlbi::{DataProducts, Observation, VlbiProblem};
 use ndarray::{Array2, s};
 use std::path::Path;

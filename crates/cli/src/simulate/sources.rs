@@ -1,11 +1,13 @@
-use crate::{Outcome, Unusable};
+use crate::{Outcome, Unusable, units};
 use anyhow::Context;
 use halation_io::{Colours, Existing, OutputDir, SkyImage, Started, TensorFile, contact_sheet, write_fits_image, write_whole};
 use halation_nn::ImageSource;
 use halation_vlbi::MICROARCSECOND_RAD;
+use halation_vlbi::ring::passes_ring_gate;
 use halation_vlbi::sources::{Family, SourceParameters, SourceSimulator};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Images of compact radio sources drawn at random: what the shipped VLBI prior is trained on. Image i of a seed is always the same.
@@ -38,6 +40,12 @@ pub(crate) struct Args {
     /// What was drawn for each image, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Count the images that pass the ring gate of `halation assess`, per family: in their own fields, and all in one field
+    #[arg(long)]
+    ring_gate: bool,
+    /// The one field for --ring-gate
+    #[arg(long, value_name = "ANGLE", default_value = "128uas", value_parser = units::angle_rad)]
+    fov: f64,
     /// Replace an output folder that exists
     #[arg(long)]
     force: bool,
@@ -83,7 +91,34 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     let rings = drawn.iter().filter(|(p, _)| p.has_ring).count();
     eprintln!("{n} images in {}, {rings} with a ring", args.out.display());
+    if args.ring_gate {
+        ring_gate(&args, &drawn)?;
+    }
     Ok(Outcome::Done)
+}
+
+/// Prints how many images hold a ring by label and by the gate.
+fn ring_gate(args: &Args, drawn: &[(SourceParameters, Vec<f32>)]) -> anyhow::Result<()> {
+    let passes = |(p, u): &(SourceParameters, Vec<f32>)| -> anyhow::Result<[bool; 3]> {
+        let own = passes_ring_gate(u, args.size, p.fov_uas * MICROARCSECOND_RAD)?;
+        Ok([p.has_ring, own, passes_ring_gate(u, args.size, args.fov)?])
+    };
+    let passed: Vec<[bool; 3]> = drawn.par_iter().map(passes).collect::<anyhow::Result<_>>()?;
+    let mut shares: BTreeMap<&str, ([usize; 3], usize)> = BTreeMap::new();
+    for ((p, _), passed) in drawn.iter().zip(passed) {
+        for name in [p.family.name(), "all"] {
+            let (counts, all) = shares.entry(name).or_default();
+            counts.iter_mut().zip(passed).for_each(|(c, p)| *c += usize::from(p));
+            *all += 1;
+        }
+    }
+    let field = format!("gate at {:.0} uas", args.fov / MICROARCSECOND_RAD);
+    println!("{:<16} {:>7} {:>9} {:>9} {field:>16}", "family", "images", "label", "gate");
+    for (name, (counts, all)) in shares {
+        let [label, own, fixed] = counts.map(|c| 100.0 * c as f64 / all as f64);
+        println!("{name:<16} {all:>7} {label:>7.1} % {own:>7.1} % {fixed:>14.1} %");
+    }
+    Ok(())
 }
 
 fn folder(args: &Args, simulator: &SourceSimulator, drawn: &[(SourceParameters, Vec<f32>)]) -> anyhow::Result<()> {

@@ -35,7 +35,7 @@ use std::ops::Range;
 pub struct PnpDm {
     /// Noise levels of the anneal.
     pub levels: usize,
-    /// Particles of both populations together; none: 1.6 for each draw, at least 32.
+    /// Particles of both populations together; none: four for each draw beyond a dozen, at least 32.
     pub population: Option<usize>,
     /// Sweeps at the last level, after the last resampling, until copies have parted.
     pub settle: usize,
@@ -47,7 +47,7 @@ pub struct PnpDm {
 
 impl Default for PnpDm {
     fn default() -> Self {
-        Self { levels: 240, population: None, settle: 8, resample_below: 0.25, last_rho: 0.5 }
+        Self { levels: 232, population: None, settle: 8, resample_below: 0.25, last_rho: 0.5 }
     }
 }
 
@@ -61,7 +61,7 @@ const RELABEL: u16 = 6;
 
 impl PnpDm {
     fn particles(&self, draws: usize) -> Result<usize> {
-        let wanted = self.population.unwrap_or_else(|| (draws * 8).div_ceil(5).max(32));
+        let wanted = self.population.unwrap_or_else(|| (4 * draws).saturating_sub(48).max(32));
         let particles = wanted.next_multiple_of(2);
         if draws == 0 {
             return Err(Error::Invalid("0 draws were asked for; expected at least one".into()));
@@ -277,8 +277,19 @@ impl Solver for PnpDm {
         let basis = shared_basis(problem)?;
         let first = self.first_rho(problem, basis.as_ref(), &x)?;
         let (last, curvature) = self.last_rho(problem, &x)?;
-        tracing::info!("largest eigenvalue of J^T J {curvature:.4e}; rho from {first:.4} to {last:.4} in {} levels", self.levels);
         Ok(PnpDmState::start(rng, draws.end, x, basis, ladder(first, last.min(first), self.levels), curvature))
+    }
+
+    fn describe(&self, state: &PnpDmState) -> Vec<String> {
+        let ladder = state.ladder();
+        vec![format!(
+            "largest eigenvalue of J^T J {:.4e}; rho from {:.4} to {:.4} in {} levels; {} particles in two populations",
+            state.curvature,
+            ladder[0],
+            ladder[ladder.len() - 1],
+            ladder.len(),
+            state.x.draws()
+        )]
     }
 
     fn step(&self, problem: &Problem, state: &mut PnpDmState) -> Result<StepInfo> {
@@ -294,7 +305,6 @@ impl Solver for PnpDm {
             let rest = ladder(here, last.min(here), levels - k + 1);
             state.ladder[k..].copy_from_slice(&rest[1..]);
             state.curvature = curvature;
-            tracing::info!("largest eigenvalue of J^T J {curvature:.4e} half way; rho ends at {last:.4}");
         }
         let half = state.x.draws() / 2;
         if k < levels {

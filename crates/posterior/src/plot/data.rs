@@ -122,7 +122,7 @@ impl DataPanel {
         }
         let strip = Rect { y: r.bottom() - STRIP, h: STRIP, ..r };
         let reach = residuals.iter().fold(3.3f64, |m, v| if v.is_finite() { m.max(v.abs() * 1.1) } else { m }).min(8.0);
-        let scale = Scale::linear(-reach, reach);
+        let scale = Scale { step: Some(3.0), ..Scale::linear(-reach, reach) };
         let zero = strip.y + strip.h / 2.0;
         draw_axes(c, strip, &x, &scale, &Labels { title: "", x: &self.x_label, y: "res./\u{3c3}" }, (7, 3));
         c.line((strip.x, zero), (strip.right(), zero), 1.2, LINE);
