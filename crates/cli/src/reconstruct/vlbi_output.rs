@@ -46,7 +46,7 @@ pub(super) fn write(ensemble: &Ensemble, folder: &Path, observation: &Observatio
         })
         .collect();
     plot.data = panels(ensemble, vlbi)?;
-    plot.draw()?.write(&folder.join("summary.png"))?;
+    plot.draw()?.write_png(&folder.join("summary.png"))?;
     Ok(())
 }
 

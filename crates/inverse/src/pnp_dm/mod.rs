@@ -93,6 +93,10 @@ impl PnpDm {
         const GROWTH: f64 = 1.25;
         const STEPS: usize = 60;
         const SHARE: f64 = 0.8;
+        if basis.is_none() {
+            // Far from the data a nonlinear residual says nothing about the weights: noise of 1.5 pixel ranges covers any image.
+            return Ok(1.5 * problem.pixel_range());
+        }
         let count = x.len() as f64;
         let mean = x.data().iter().map(|v| *v as f64).sum::<f64>() / count;
         let sd = (x.data().iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / count).sqrt();
@@ -307,7 +311,8 @@ impl Solver for PnpDm {
             state.curvature = curvature;
         }
         let half = state.x.draws() / 2;
-        if k < levels {
+        // At the first level a nonlinear likelihood, seen through that much noise, prefers no image.
+        if k < levels && (k > 0 || state.basis.is_some()) {
             let rho_old = if k == 0 { None } else { Some(state.ladder[k - 1]) };
             self.weigh(problem, state, rho_old, state.ladder[k])?;
         }
