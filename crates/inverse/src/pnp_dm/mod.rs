@@ -205,6 +205,32 @@ fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_ol
     (0..x.draws()).into_par_iter().map(|i| increment(problem.likelihood, basis, x.item(i), rho_old, rho)).collect()
 }
 
+/// Fewer ancestors than this in a population are too few for the permutation test to find any difference at 5 %.
+const FEWEST_FAMILIES: usize = 4;
+/// A median reduced chi2 above this is said in the label.
+const LARGEST_CHI2: f64 = 2.0;
+
+/// Levels between two resamplings of a nonlinear problem, and the share of a population that each leaves effective.
+const TEMPERED_EVERY: usize = 4;
+const TEMPERED_SHARE: f64 = 0.6;
+
+/// Scales log weights by the largest factor up to 1 at which the effective sample size is at least `least`.
+///
+/// Far from the data the linearised weights of a nonlinear likelihood are right in tendency, not in size: taken at their word, they
+/// leave one ancestor after a few levels.
+fn temper(logs: &mut [f64], least: f64) {
+    let (mut low, mut high) = (0.0, 1.0);
+    let scaled = |factor: f64| logs.iter().map(|l| l * factor).collect::<Vec<_>>();
+    if effective(logs) < least {
+        for _ in 0..50 {
+            let middle: f64 = 0.5 * (low + high);
+            if effective(&scaled(middle)) < least { high = middle } else { low = middle }
+        }
+        let tempered = scaled(low);
+        logs.copy_from_slice(&tempered);
+    }
+}
+
 /// Effective sample size of log weights (Kong 1992).
 fn effective(logs: &[f64]) -> f64 {
     (2.0 * log_sum_exp(logs) - log_sum_exp(&logs.iter().map(|l| 2.0 * l).collect::<Vec<_>>())).exp()
@@ -321,7 +347,16 @@ impl Solver for PnpDm {
             self.weigh(problem, state, rho_old, state.ladder[k])?;
         }
         for p in 0..2 {
-            let ess = effective(&state.log_weights[p * half..(p + 1) * half]);
+            let range = p * half..(p + 1) * half;
+            if state.basis.is_none() && k < levels {
+                if k % TEMPERED_EVERY == TEMPERED_EVERY - 1 {
+                    temper(&mut state.log_weights[range.clone()], TEMPERED_SHARE * half as f64);
+                    state.smallest_ess[p] = state.smallest_ess[p].min(effective(&state.log_weights[range]));
+                    self.resample(state, p, k)?;
+                }
+                continue;
+            }
+            let ess = effective(&state.log_weights[range]);
             state.smallest_ess[p] = state.smallest_ess[p].min(ess);
             let last_chance = k == levels && ess < half as f64 * (1.0 - 1e-9);
             if (k < levels && ess < self.resample_below * half as f64) || last_chance {
@@ -349,6 +384,9 @@ impl Solver for PnpDm {
         let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
         state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         let half = state.x.draws() / 2;
+        if state.basis.is_none() {
+            state.log_weights.chunks_mut(half).for_each(|logs| temper(logs, TEMPERED_SHARE * half as f64));
+        }
         let draws = state.draws as usize;
         let shares = [draws.div_ceil(2), draws / 2];
         let (mut index, mut final_ess) = (Vec::new(), [0.0; 2]);
@@ -363,7 +401,17 @@ impl Solver for PnpDm {
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
         let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
         let agreement = agreement::compare(&images, shares[0], &ancestors, state.rng.stream(RELABEL))?;
-        let verdict = if agreement.agree() { "agree" } else { "do not agree" };
+        let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
+        let verdict = match families.iter().all(|f| *f >= FEWEST_FAMILIES) {
+            false => format!("cannot be compared: {} and {} ancestors are left", families[0], families[1]),
+            true if agreement.agree() => "agree".into(),
+            true => "do not agree".into(),
+        };
+        let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
+        let verdict = match misfit {
+            Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
+            None => verdict,
+        };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let attributes = vec![
             ("label".into(), format!("{} ({verdict})", self.label())),
@@ -373,7 +421,7 @@ impl Solver for PnpDm {
             ("smallest_effective_sample_size".into(), pair(state.smallest_ess)),
             ("final_effective_sample_size".into(), pair(final_ess)),
             ("resamplings".into(), format!("{} {}", state.resamplings[0], state.resamplings[1])),
-            ("distinct_ancestors".into(), format!("{} {}", distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..]))),
+            ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
             ("log_evidence".into(), pair(state.log_evidence)),
             ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
             ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
