@@ -13,7 +13,13 @@ pub(crate) fn prior(name: &Path) -> anyhow::Result<PathBuf> {
     let file = Path::new("priors").join(name).with_extension("safetensors");
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("share/halation")));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data");
-    let places: Vec<PathBuf> = std::env::var_os("HALATION_DATA").map(PathBuf::from).into_iter().chain(beside).chain([source]).map(|p| p.join(&file)).collect();
+    let places: Vec<PathBuf> = std::env::var_os("HALATION_DATA")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(beside)
+        .chain([source])
+        .map(|p| p.join(&file))
+        .collect();
     match places.iter().find(|p| p.is_file()) {
         Some(path) => Ok(path.clone()),
         None => {

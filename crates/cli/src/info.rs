@@ -1,19 +1,24 @@
 use crate::{Outcome, Unusable};
 use anyhow::Context;
-use halation_io::{FitsFile, SkyImage, read_fits_image};
+use halation_io::{FitsFile, H5Reader, LinearProblemFile, SkyImage, read_fits_image, read_linear_problem};
+use halation_nn::read_prior_metadata;
+use halation_posterior::{Ensemble, read_ensemble};
 use halation_vlbi::{MICROARCSECOND_RAD, Observation, UvfitsSummary, inspect_observation, utc_text};
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   halation info SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits
-  halation info lo.uvfits hi.uvfits --json      two bands of one source, as `reconstruct vlbi` joins them";
+  halation info lo.uvfits hi.uvfits --json   (bands of one source, as `reconstruct vlbi` joins them)
+  halation info OUT                          (the folder of a reconstruction, or its posterior.h5)";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
-    /// UVFITS file (several of one source are joined as bands) or FITS image
+    /// UVFITS file (several of one source are joined as bands), FITS image, prior (.safetensors), posterior or linear problem (HDF5)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print JSON
@@ -22,13 +27,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
-    let report = match args.files.as_slice() {
-        [file] if is_image(file) => image(file, &read_fits_image(file).context(Unusable)?),
-        files => {
-            let (observation, summaries) = inspect_observation(files).context(Unusable)?;
-            visibilities(&observation, &summaries)
-        }
-    };
+    let report = report(&args.files).context(Unusable)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -37,9 +36,54 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Whether a FITS file holds no random groups. What is no FITS file goes to the UVFITS reader, whose message says so.
-fn is_image(file: &Path) -> bool {
-    FitsFile::open(file).is_ok_and(|f| f.hdus().first().is_some_and(|h| !h.header.is_true("GROUPS")))
+fn report(files: &[PathBuf]) -> anyhow::Result<Value> {
+    if let [file] = files {
+        let posterior = file.join("posterior.h5");
+        let file = if file.is_dir() && posterior.is_file() { &posterior } else { file };
+        if starts_with(file, b"\x89HDF") {
+            let problem = H5Reader::open(file).is_ok_and(|r| r.has("A") && r.has("y"));
+            return if problem {
+                Ok(linear_problem(file, &read_linear_problem(file)?))
+            } else {
+                Ok(posterior_of(file, &read_ensemble(file)?))
+            };
+        }
+        if file.extension().is_some_and(|e| e == "safetensors") {
+            return Ok(serde_json::to_value(read_prior_metadata(file)?)?);
+        }
+        // What is no FITS file goes to the UVFITS reader, whose message says so.
+        if FitsFile::open(file).is_ok_and(|f| f.hdus().first().is_some_and(|h| !h.header.is_true("GROUPS"))) {
+            return Ok(image(file, &read_fits_image(file)?));
+        }
+    }
+    let (observation, summaries) = inspect_observation(files)?;
+    Ok(visibilities(&observation, &summaries))
+}
+
+fn starts_with(file: &Path, magic: &[u8]) -> bool {
+    let mut start = Vec::new();
+    File::open(file).is_ok_and(|f| f.take(magic.len() as u64).read_to_end(&mut start).is_ok()) && start == magic
+}
+
+fn linear_problem(file: &Path, p: &LinearProblemFile) -> Value {
+    json!({ "kind": "linear-problem", "path": file, "data": p.a.nrows(), "unknowns": p.a.ncols(), "image_shape": p.image_shape })
+}
+
+fn posterior_of(file: &Path, e: &Ensemble) -> Value {
+    let (chains, draws, channels, ny, nx) = e.images.dim();
+    json!({
+        "kind": "posterior",
+        "path": file,
+        "chains": chains,
+        "draws": draws,
+        "channels": channels,
+        "pixels": [nx, ny],
+        "unit": e.unit,
+        "output_kind": e.output_kind,
+        "sample_stats": e.sample_stats.keys().collect::<Vec<_>>(),
+        "observed_data": e.observed_data.keys().collect::<Vec<_>>(),
+        "attributes": e.attributes,
+    })
 }
 
 fn visibilities(o: &Observation, summaries: &[UvfitsSummary]) -> Value {
@@ -99,6 +143,26 @@ fn image(file: &Path, image: &SkyImage) -> Value {
     })
 }
 
+/// What is printed first; all else follows by name, tables last.
+const FIRST: [&str; 16] = [
+    "path",
+    "source",
+    "ra_deg",
+    "dec_deg",
+    "start_utc",
+    "end_utc",
+    "rows",
+    "unflagged",
+    "stations_used",
+    "stations_listed",
+    "stations",
+    "baselines",
+    "scans",
+    "frequency_hz",
+    "bandwidth_hz",
+    "max_baseline_lambda",
+];
+
 /// The report for people: one line a key, lists on one line, tables indented.
 fn text(report: &Value) -> String {
     let mut out = String::new();
@@ -108,14 +172,17 @@ fn text(report: &Value) -> String {
 
 fn lines(value: &Value, indent: usize, out: &mut String) {
     let Value::Object(map) = value else { return };
-    for (key, value) in map {
-        let pad = " ".repeat(indent);
+    let table = |v: &Value| v.is_object() || v.as_array().is_some_and(|a| a.iter().any(Value::is_object));
+    let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+    entries.sort_by_key(|(key, value)| (table(value), FIRST.iter().position(|f| f == key).unwrap_or(FIRST.len())));
+    let pad = " ".repeat(indent);
+    for (key, value) in entries {
         match value {
             Value::Object(_) => {
                 out.push_str(&format!("{pad}{key}\n"));
                 lines(value, indent + 2, out);
             }
-            Value::Array(items) if items.iter().any(Value::is_object) => {
+            Value::Array(items) if table(value) => {
                 for (i, item) in items.iter().enumerate() {
                     out.push_str(&format!("{pad}{key} {}\n", i + 1));
                     lines(item, indent + 2, out);
@@ -149,9 +216,19 @@ mod tests {
 
     #[test]
     fn words_for_people() {
-        let report =
-            json!({ "a": 0.5, "b": 227.1e9, "c": null, "list": ["x", 2], "table": [{ "k": 1 }], "inner": { "deep": 1e-9 } });
-        let expected = "a                      0.5\nb                      2.271000e11\nc                      none\ninner\n  deep                   1.000000e-9\nlist                   x 2\ntable 1\n  k                      1\n";
+        let report = json!({ "a": 0.5, "rows": 7, "c": null, "list": ["x", 2], "table": [{ "k": 1 }], "inner": { "deep": 1e-9 } });
+        let expected = [
+            "rows                   7",
+            "a                      0.5",
+            "c                      none",
+            "list                   x 2",
+            "inner",
+            "  deep                   1.000000e-9",
+            "table 1",
+            "  k                      1",
+            "",
+        ];
+        let expected = expected.join("\n");
         assert_eq!(text(&report), expected);
     }
 }

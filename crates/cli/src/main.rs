@@ -1,7 +1,6 @@
 //! The binary `halation`: arguments to a validated configuration to a run. No science in it.
 
 use clap::{Parser, Subcommand};
-use halation_lapack as _;
 use std::process::ExitCode;
 
 mod assess;
@@ -82,6 +81,7 @@ fn message(error: &anyhow::Error) -> String {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    halation_lapack::one_thread();
     if let Some(threads) = cli.threads
         && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global()
     {

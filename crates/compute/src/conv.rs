@@ -1,9 +1,11 @@
-use crate::map::{Buffer, for_chunks};
+use crate::map::for_cuts;
 use crate::simd::{Kernel, Simd, run};
+use crate::winograd::{self, Tiles};
 use crate::{Error, Map, Result, Tensor};
+use std::sync::OnceLock;
 
 /// Output channels in one packed block: one AVX-512 vector, two of AVX2.
-const BLOCK: usize = 16;
+pub(crate) const BLOCK: usize = 16;
 
 /// Sizes of a convolution with stride 1 that keeps the image's size; a linear layer is one with `kernel` 1 on an image of one pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,17 +24,25 @@ impl ConvShape {
         self.inputs * self.outputs * self.kernel * self.kernel
     }
 
-    fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         self.kernel * self.kernel
     }
 }
 
-/// Weights in the order in which the kernels read them: [block of outputs][tap][input][lane].
+/// Weights and biases of a convolution. The orders in which the kernels read them are made when first needed.
 pub struct ConvWeights {
     shape: ConvShape,
-    forward: Vec<f32>,
-    backward: Vec<f32>,
+    weight: Vec<f32>,
     bias: Vec<f32>,
+    forward: Packed,
+    backward: Packed,
+}
+
+/// The weights of one direction: [block of outputs][tap][input][lane], and the same of the transformed weights of [`winograd`].
+#[derive(Default)]
+struct Packed {
+    direct: OnceLock<Vec<f32>>,
+    winograd: OnceLock<Vec<f32>>,
 }
 
 fn pack(outputs: usize, inputs: usize, taps: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
@@ -49,7 +59,7 @@ fn pack(outputs: usize, inputs: usize, taps: usize, at: impl Fn(usize, usize, us
 }
 
 impl ConvWeights {
-    /// Packs `weight` (output, input, ky, kx) and `bias` (output) for the forward pass and for the input gradient.
+    /// Takes `weight` (output, input, ky, kx) and `bias` (output).
     ///
     /// # Errors
     /// When the lengths do not fit `shape` or the kernel's side is even.
@@ -58,14 +68,18 @@ impl ConvWeights {
         if weight.len() != shape.weights() || bias.len() != outputs || kernel % 2 == 0 || inputs == 0 || outputs == 0 {
             return Err(Error::shape("ConvWeights::new", &[weight.len(), bias.len()], format!("weights and biases of {shape:?}")));
         }
-        let taps = shape.taps();
-        let at = |o: usize, i: usize, tap: usize| weight[(o * inputs + i) * taps + tap];
-        Ok(Self {
-            shape,
-            forward: pack(outputs, inputs, taps, at),
-            backward: pack(inputs, outputs, taps, |o, i, tap| at(i, o, taps - 1 - tap)),
-            bias: bias.to_vec(),
-        })
+        Ok(Self { shape, weight: weight.to_vec(), bias: bias.to_vec(), forward: Packed::default(), backward: Packed::default() })
+    }
+
+    /// A weight of the convolution, or of the one that is its input gradient: inputs and outputs exchanged, taps turned round.
+    fn at(&self, backward: bool, output: usize, input: usize, tap: usize) -> f32 {
+        let taps = self.shape.taps();
+        let index = if backward {
+            (input * self.shape.inputs + output) * taps + taps - 1 - tap
+        } else {
+            (output * self.shape.inputs + input) * taps + tap
+        };
+        self.weight[index]
     }
 
     /// The sizes.
@@ -112,7 +126,7 @@ pub fn conv2d(x: &Map, w: &ConvWeights, epilogue: Epilogue) -> Result<Map> {
             init.iter_mut().zip(shift.item(d)).for_each(|(b, s)| *b += s);
         }
     }
-    convolve(x, &w.forward, kernel, outputs, &init, epilogue)
+    convolve(x, w, false, &init, epilogue)
 }
 
 /// Gradient of [`conv2d`] with respect to its input, from the gradient `g` of its output (which needs a border of kernel / 2);
@@ -123,10 +137,10 @@ pub fn conv2d(x: &Map, w: &ConvWeights, epilogue: Epilogue) -> Result<Map> {
 pub fn conv2d_input_grad(g: &Map, w: &ConvWeights, epilogue: Epilogue) -> Result<Map> {
     check_input("conv2d_input_grad", g, w.shape.outputs, w.shape.kernel)?;
     let init = vec![0.0; w.shape.inputs.div_ceil(BLOCK) * BLOCK * g.draws()];
-    convolve(g, &w.backward, w.shape.kernel, w.shape.inputs, &init, epilogue)
+    convolve(g, w, true, &init, epilogue)
 }
 
-fn check_input(op: &'static str, x: &Map, channels: usize, kernel: usize) -> Result<()> {
+pub(crate) fn check_input(op: &'static str, x: &Map, channels: usize, kernel: usize) -> Result<()> {
     if x.channels() != channels || x.pad() < kernel / 2 {
         let found = [x.draws(), x.height(), x.width(), x.channels(), x.pad()];
         return Err(Error::shape(
@@ -139,26 +153,56 @@ fn check_input(op: &'static str, x: &Map, channels: usize, kernel: usize) -> Res
 }
 
 /// Offsets of the taps from the pixel at the kernel's centre, in elements of `x`.
-fn tap_offsets(x: &Map, kernel: usize) -> Vec<isize> {
+pub(crate) fn tap_offsets(x: &Map, kernel: usize) -> Vec<isize> {
     let r = (kernel / 2) as isize;
     let (stride, c) = (x.row_stride() as isize, x.channels() as isize);
     (-r..=r).flat_map(|dy| (-r..=r).map(move |dx| dy * stride + dx * c)).collect()
 }
 
-fn convolve(x: &Map, packed: &[f32], kernel: usize, outputs: usize, init: &[f32], epilogue: Epilogue) -> Result<Map> {
-    let [height, width, _] = x.item_shape();
+/// Whether the transforms pay: whole tiles, and enough channels to spread them over. A function of one draw's shape alone.
+pub(crate) fn by_tiles(kernel: usize, height: usize, width: usize, inputs: usize, outputs: usize) -> bool {
+    kernel == 3 && height.is_multiple_of(2) && width.is_multiple_of(2) && inputs >= BLOCK && outputs >= BLOCK && height * width > 0
+}
+
+fn convolve(x: &Map, w: &ConvWeights, backward: bool, init: &[f32], epilogue: Epilogue) -> Result<Map> {
+    let [height, width, inputs] = x.item_shape();
+    let kernel = w.shape.kernel;
+    let (outputs, packed) = if backward { (w.shape.inputs, &w.backward) } else { (w.shape.outputs, &w.forward) };
     let mut out = Map::stale(x.draws(), [height, width, outputs], epilogue.pad);
     if let Some(residual) = epilogue.residual {
         residual.expect_like("conv2d residual", &out)?;
     }
-    let taps = tap_offsets(x, kernel);
     let lanes = outputs.div_ceil(BLOCK) * BLOCK;
+    if epilogue.pad == 0 && by_tiles(kernel, height, width, inputs, outputs) {
+        let packed = packed.winograd.get_or_init(|| winograd::pack(outputs, inputs, |o, i, tap| w.at(backward, o, i, tap)));
+        let columns = width / 2;
+        // Some 32 tiles at a time: enough to use the weights well, few enough for the second-level cache.
+        let rows = (32 / columns).clamp(1, height / 2);
+        let groups = (height / 2).div_ceil(rows);
+        let row = width * outputs;
+        // Groups must not straddle draws: the last of a draw may be smaller, so draws are cut first.
+        let cuts: Vec<usize> = (0..groups).map(|g| (2 * rows).min(height - 2 * rows * g) * row).collect();
+        for_cuts(&mut out.data, &cuts, |i, part| {
+            let (draw, first) = (i / groups, i % groups * rows);
+            let tiles = Tiles { draw, first, rows: part.len() / (2 * row), columns };
+            let transformed = winograd::transform_input(x, tiles);
+            let init = &init[draw * lanes..(draw + 1) * lanes];
+            let (residual, scale) = (epilogue.residual, epilogue.scale);
+            winograd::Output { transformed: &transformed, tiles, inputs, outputs, packed, init, residual, scale, rows: part }
+                .compute();
+        });
+        return Ok(out);
+    }
+    let packed = packed.direct.get_or_init(|| pack(outputs, inputs, kernel * kernel, |o, i, tap| w.at(backward, o, i, tap)));
+    // The inputs of a row of taps lie beside each other in memory.
+    let runs: Vec<isize> = tap_offsets(x, kernel).into_iter().step_by(kernel).collect();
     out.fill_rows(|d, y, row| {
         run(RowKernel {
             x: &x.data,
             start: x.row_start(d, y),
             inputs: x.channels(),
-            taps: &taps,
+            runs: &runs,
+            run: kernel * x.channels(),
             packed,
             init: &init[d * lanes..(d + 1) * lanes],
             residual: epilogue.residual.map(|r| r.row(d, y)),
@@ -176,7 +220,9 @@ struct RowKernel<'a> {
     /// Where the row's first pixel lies in `x`; all taps of all its pixels lie inside `x` (`check_input`).
     start: usize,
     inputs: usize,
-    taps: &'a [isize],
+    /// Where the taps of each kernel row begin, relative to the pixel, and how many elements they are.
+    runs: &'a [isize],
+    run: usize,
     packed: &'a [f32],
     init: &'a [f32],
     residual: Option<&'a [f32]>,
@@ -233,7 +279,7 @@ impl RowKernel<'_> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const P: usize, const V: usize>(&mut self, block: usize, pixel: usize) {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        let stride = self.taps.len() * inputs * BLOCK;
+        let stride = self.runs.len() * self.run * BLOCK;
         // SAFETY: the caller guarantees instruction set and indices.
         unsafe {
             let w: [*const f32; V] =
@@ -241,9 +287,9 @@ impl RowKernel<'_> {
             let mut acc: [[S; V]; P] = [std::array::from_fn(|v| S::load(self.init.as_ptr().add(block * BLOCK + v * S::LANES))); P];
             let x = self.x.as_ptr().add(self.start + pixel * inputs);
             let mut k = 0;
-            for &tap in self.taps {
-                let x = x.offset(tap);
-                for i in 0..inputs {
+            for &run in self.runs {
+                let x = x.offset(run);
+                for i in 0..self.run {
                     let w: [S; V] = std::array::from_fn(|v| S::load(w[v].add(k)));
                     for (p, acc) in acc.iter_mut().enumerate() {
                         let b = S::splat(*x.add(p * inputs + i));
@@ -274,193 +320,6 @@ impl RowKernel<'_> {
                             self.row[at + l] = (sum + residual) * self.scale;
                         }
                     }
-                }
-            }
-        }
-    }
-}
-
-/// Sums of weight and bias gradients of one convolution, in the kernels' own order: [tap][input][output lane].
-pub struct ConvGrads {
-    shape: ConvShape,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl ConvGrads {
-    /// All zeros.
-    pub fn zeros(shape: ConvShape) -> Self {
-        let lanes = shape.outputs.div_ceil(BLOCK) * BLOCK;
-        Self { shape, weight: vec![0.0; shape.taps() * shape.inputs * lanes], bias: vec![0.0; shape.outputs] }
-    }
-
-    /// Adds the gradients of [`conv2d`] for input `x` and output gradient `g`, draw by draw in order: the sum does not depend on threads.
-    ///
-    /// # Errors
-    /// When `x` or `g` do not fit.
-    pub fn accumulate(&mut self, x: &Map, g: &Map) -> Result<()> {
-        let ConvShape { inputs, outputs, kernel } = self.shape;
-        check_input("ConvGrads::accumulate", x, inputs, kernel)?;
-        let [height, width, channels] = g.item_shape();
-        if (g.draws(), height, width, channels) != (x.draws(), x.height(), x.width(), outputs) {
-            return Err(Error::shape(
-                "ConvGrads::accumulate",
-                &[g.draws(), height, width, channels],
-                format!("{} draws of {}x{} with {outputs} channels", x.draws(), x.height(), x.width()),
-            ));
-        }
-        let lanes = outputs.div_ceil(BLOCK) * BLOCK;
-        let taps = tap_offsets(x, kernel);
-        // Some 128 pixels at a time keep both operands in the first-level cache.
-        let rows = (128 / width.max(1)).clamp(1, height.max(1));
-        let mut widened = (lanes != outputs).then(|| Buffer::stale(rows * width * lanes));
-        for d in 0..x.draws() {
-            for y in (0..height).step_by(rows) {
-                let rows = rows.min(height - y);
-                for row in y..y + rows {
-                    for pixel in g.row(d, row).chunks_exact(outputs) {
-                        self.bias.iter_mut().zip(pixel).for_each(|(b, g)| *b += g);
-                    }
-                }
-                let (gy, gy_stride): (&[f32], usize) = match &mut widened {
-                    None => (&g.data[g.row_start(d, y)..], g.row_stride()),
-                    Some(buffer) => {
-                        for row in 0..rows {
-                            let to = buffer[row * width * lanes..].chunks_exact_mut(lanes);
-                            for (to, from) in to.zip(g.row(d, y + row).chunks_exact(outputs)) {
-                                to[..outputs].copy_from_slice(from);
-                                to[outputs..].fill(0.0);
-                            }
-                        }
-                        (&buffer[..], width * lanes)
-                    }
-                };
-                let start = x.row_start(d, y);
-                let group = inputs.min(8);
-                let per_tap = inputs * lanes;
-                // Tasks must not straddle taps: groups of inputs are cut inside each tap.
-                let piece = if inputs % group == 0 { group * lanes } else { per_tap };
-                for_chunks(&mut self.weight, piece, |i, dw| {
-                    let at = i * piece;
-                    run(WeightKernel {
-                        x: &x.data,
-                        start: (start as isize + taps[at / per_tap]) as usize + at % per_tap / lanes,
-                        x_stride: x.row_stride(),
-                        inputs,
-                        g: gy,
-                        g_stride: gy_stride,
-                        rows,
-                        width,
-                        lanes,
-                        dw,
-                    })
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Back to zero.
-    pub fn clear(&mut self) {
-        self.weight.fill(0.0);
-        self.bias.fill(0.0);
-    }
-
-    /// Adds another sum to this one.
-    pub fn add(&mut self, other: &ConvGrads) {
-        self.weight.iter_mut().zip(&other.weight).for_each(|(a, b)| *a += b);
-        self.bias.iter_mut().zip(&other.bias).for_each(|(a, b)| *a += b);
-    }
-
-    /// Weight gradient in the order (output, input, ky, kx), and bias gradient.
-    pub fn unpack(&self, weight: &mut [f32], bias: &mut [f32]) {
-        let ConvShape { inputs, outputs, .. } = self.shape;
-        let taps = self.shape.taps();
-        let lanes = outputs.div_ceil(BLOCK) * BLOCK;
-        for (i, w) in weight.iter_mut().enumerate() {
-            let (o, input, tap) = (i / (inputs * taps), i / taps % inputs, i % taps);
-            *w = self.weight[(tap * inputs + input) * lanes + o];
-        }
-        bias.copy_from_slice(&self.bias);
-    }
-}
-
-/// dw[input][lane] += sum over pixels of x[pixel][input] g[pixel][lane] for the inputs that `dw` holds.
-struct WeightKernel<'a> {
-    x: &'a [f32],
-    start: usize,
-    x_stride: usize,
-    inputs: usize,
-    g: &'a [f32],
-    g_stride: usize,
-    rows: usize,
-    width: usize,
-    lanes: usize,
-    dw: &'a mut [f32],
-}
-
-// SAFETY: `run` is inlined; all pixels of `rows` x `width` lie in `x` (border checked) and in `g`, `lanes` is a multiple of BLOCK.
-unsafe impl Kernel for WeightKernel<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Simd, T: Simd, const PIXELS: usize>(mut self) {
-        let inputs = self.dw.len() / self.lanes;
-        let mut lane = 0;
-        // SAFETY: the processor has the instruction set; see above for the pointers.
-        unsafe {
-            while lane + 2 * S::LANES <= self.lanes {
-                self.inputs_at::<S, PIXELS, 2>(inputs, lane);
-                lane += 2 * S::LANES;
-            }
-            if lane < self.lanes {
-                self.inputs_at::<S, PIXELS, 1>(inputs, lane);
-            }
-        }
-    }
-}
-
-impl WeightKernel<'_> {
-    #[inline(always)]
-    unsafe fn inputs_at<S: Simd, const I: usize, const V: usize>(&mut self, inputs: usize, lane: usize) {
-        let mut i = 0;
-        // SAFETY: inputs i..i+n lie in `dw`.
-        unsafe {
-            while i + I <= inputs {
-                self.tile::<S, I, V>(i, lane);
-                i += I;
-            }
-            while i < inputs {
-                self.tile::<S, 1, V>(i, lane);
-                i += 1;
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Simd, const I: usize, const V: usize>(&mut self, input: usize, lane: usize) {
-        // SAFETY: the caller guarantees instruction set and indices.
-        unsafe {
-            let dw = self.dw.as_mut_ptr().add(input * self.lanes + lane);
-            let mut acc: [[S; V]; I] =
-                std::array::from_fn(|i| std::array::from_fn(|v| S::load(dw.add(i * self.lanes + v * S::LANES))));
-            for row in 0..self.rows {
-                let mut x = self.x.as_ptr().add(self.start + row * self.x_stride + input);
-                let mut g = self.g.as_ptr().add(row * self.g_stride + lane);
-                for _ in 0..self.width {
-                    let gv: [S; V] = std::array::from_fn(|v| S::load(g.add(v * S::LANES)));
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let b = S::splat(*x.add(i));
-                        for v in 0..V {
-                            acc[v] = b.fma(gv[v], acc[v]);
-                        }
-                    }
-                    // Past the last pixel these may point outside: they are not read then.
-                    x = x.wrapping_add(self.inputs);
-                    g = g.wrapping_add(self.lanes);
-                }
-            }
-            for (i, acc) in acc.iter().enumerate() {
-                for (v, acc) in acc.iter().enumerate() {
-                    acc.store(dw.add(i * self.lanes + v * S::LANES));
                 }
             }
         }

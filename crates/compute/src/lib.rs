@@ -5,8 +5,10 @@
 
 mod attention;
 mod conv;
+mod conv_grads;
 mod error;
 mod fft;
+mod lanes;
 mod map;
 mod norm;
 mod philox;
@@ -16,9 +18,11 @@ mod simd;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 pub use attention::{AttentionWeights, attention, attention_backward};
-pub use conv::{ConvGrads, ConvShape, ConvWeights, Epilogue, conv2d, conv2d_input_grad};
+pub use conv::{ConvShape, ConvWeights, Epilogue, conv2d, conv2d_input_grad};
+pub use conv_grads::ConvGrads;
 pub use error::{Error, Result};
 pub use fft::Fft2;
 pub use map::{Map, serial};

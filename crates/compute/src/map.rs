@@ -34,6 +34,22 @@ pub(crate) fn for_chunks<T: Send>(data: &mut [T], chunk: usize, f: impl Fn(usize
     }
 }
 
+/// Calls `f(i, part)` for parts whose lengths repeat `cuts` again and again.
+pub(crate) fn for_cuts(data: &mut [f32], cuts: &[usize], f: impl Fn(usize, &mut [f32]) + Sync + Send) {
+    let mut parts = Vec::new();
+    let mut rest = data;
+    while !rest.is_empty() {
+        let (part, after) = rest.split_at_mut(cuts[parts.len() % cuts.len()].clamp(1, rest.len()));
+        parts.push(part);
+        rest = after;
+    }
+    if SERIAL.get() {
+        parts.into_iter().enumerate().for_each(|(i, part)| f(i, part));
+    } else {
+        parts.into_par_iter().enumerate().for_each(|(i, part)| f(i, part));
+    }
+}
+
 /// Calls `f(i, a chunk, b chunk)` for the chunks of two slices side by side.
 pub(crate) fn for_chunk_pairs(
     a: (&mut [f32], usize),

@@ -16,6 +16,8 @@ pub struct GroupStats {
     groups: usize,
     channels: usize,
     mean: Vec<f32>,
+    /// What rounding the mean to f32 left over.
+    mean_rest: Vec<f32>,
     rstd: Vec<f32>,
 }
 
@@ -40,7 +42,7 @@ pub fn group_norm_stats(x: &Map, groups: usize, eps: f64) -> Result<GroupStats> 
         let (d, y) = (i / height, i % height);
         each_channel(channels, RowMoments { row: x.row(d, y), origin: &x.row(d, 0)[..channels], sums });
     });
-    let (mut mean, mut rstd) = (vec![0.0; x.draws() * channels], vec![0.0; x.draws() * channels]);
+    let [mut mean, mut mean_rest, mut rstd] = [const { Vec::<f32>::new() }; 3].map(|_| vec![0.0; x.draws() * channels]);
     let size = channels / groups;
     let pixels = (height * width) as f64;
     for d in 0..x.draws() {
@@ -62,10 +64,11 @@ pub fn group_norm_stats(x: &Map, groups: usize, eps: f64) -> Result<GroupStats> 
                 .sum::<f64>()
                 / size as f64;
             mean[d * channels..][members.clone()].fill(m as f32);
+            mean_rest[d * channels..][members.clone()].fill((m - m as f32 as f64) as f32);
             rstd[d * channels..][members].fill((1.0 / (var.max(0.0) + eps).sqrt()) as f32);
         }
     }
-    Ok(GroupStats { groups, channels, mean, rstd })
+    Ok(GroupStats { groups, channels, mean, mean_rest, rstd })
 }
 
 impl GroupStats {
@@ -82,15 +85,16 @@ impl GroupStats {
         Ok(())
     }
 
-    /// Normalisation as u = a (x - mean) + bias: a per draw and channel.
-    fn slopes(&self, affine: Affine) -> Vec<f32> {
-        let weights = affine.weight.iter().cycle();
-        self.rstd.iter().zip(weights).map(|(rstd, w)| rstd * w).collect()
+    /// Normalisation as u = a (x - mean) + b with the rounded mean: a, and b with what rounding left over, per draw and channel.
+    fn lines(&self, affine: Affine) -> Vec<(f32, f32)> {
+        let parameters = affine.weight.iter().zip(affine.bias).cycle();
+        let stats = self.rstd.iter().zip(&self.mean_rest);
+        stats.zip(parameters).map(|((rstd, rest), (w, b))| (rstd * w, b - rstd * w * rest)).collect()
     }
 
-    fn of_draw<'a>(&'a self, d: usize, slopes: &'a [f32], affine: Affine<'a>) -> Line<'a> {
+    fn of_draw<'a>(&'a self, d: usize, (a, b): &'a (Vec<f32>, Vec<f32>)) -> Line<'a> {
         let range = d * self.channels..(d + 1) * self.channels;
-        Line { mean: &self.mean[range.clone()], a: &slopes[range], b: affine.bias }
+        Line { mean: &self.mean[range.clone()], a: &a[range.clone()], b: &b[range] }
     }
 }
 
@@ -120,11 +124,11 @@ impl Line<'_> {
 /// When `stats` or `affine` belong to other maps.
 pub fn group_norm(x: &Map, stats: &GroupStats, affine: Affine, silu: bool, pad: usize) -> Result<Map> {
     stats.check("group_norm", x, affine)?;
-    let slopes = stats.slopes(affine);
+    let lines_of: (Vec<f32>, Vec<f32>) = stats.lines(affine).into_iter().unzip();
     let c = x.channels();
     let mut out = Map::stale(x.draws(), x.item_shape(), pad);
     out.fill_rows(|d, y, out| {
-        each_element(c, out.len(), NormRow { x: x.row(d, y), line: stats.of_draw(d, &slopes, affine), silu, out });
+        each_element(c, out.len(), NormRow { x: x.row(d, y), line: stats.of_draw(d, &lines_of), silu, out });
     });
     Ok(out)
 }
@@ -162,12 +166,12 @@ pub fn group_norm_backward(
         residual.expect_like("group_norm_backward residual", x)?;
     }
     let [height, width, c] = x.item_shape();
-    let slopes = stats.slopes(affine);
+    let lines_of: (Vec<f32>, Vec<f32>) = stats.lines(affine).into_iter().unzip();
     // First pass: g becomes the gradient of u; per row the sums over pixels of g and of g (x - mean).
     let mut rows = Buffer::stale(x.draws() * height * 2 * c);
     for_chunk_pairs((&mut g.data, width * c), (&mut rows, 2 * c), |i, g, sums| {
         let (d, y) = (i / height, i % height);
-        each_channel(c, BackRow { g, x: x.row(d, y), line: stats.of_draw(d, &slopes, affine), silu, sums });
+        each_channel(c, BackRow { g, x: x.row(d, y), line: stats.of_draw(d, &lines_of), silu, sums });
     });
     let size = c / stats.groups;
     let n = (size * height * width) as f64;
@@ -184,12 +188,15 @@ pub fn group_norm_backward(
         for group in 0..stats.groups {
             let members = group * size..(group + 1) * size;
             let rstd = stats.rstd[d * c + group * size] as f64;
+            let rest = stats.mean_rest[d * c + group * size] as f64;
+            // The sums were taken with the rounded mean.
+            members.clone().for_each(|i| sums[c + i] -= rest * sums[i]);
             let v: f64 = members.clone().map(|i| affine.weight[i] as f64 * sums[i]).sum::<f64>() / n;
             let vx: f64 = members.clone().map(|i| affine.weight[i] as f64 * sums[c + i] * rstd).sum::<f64>() / n;
             for i in members {
                 out[i] = (rstd * affine.weight[i] as f64) as f32;
                 out[c + i] = (-rstd * rstd * vx) as f32;
-                out[2 * c + i] = (-rstd * v) as f32;
+                out[2 * c + i] = (rstd * (rstd * vx * rest - v)) as f32;
             }
         }
         if let Some(grads) = &mut grads {

@@ -66,13 +66,18 @@ pub fn conv2d(x: &Array, weight: &[f64], bias: &[f64], kernel: usize) -> Array {
 pub fn group_norm(x: &Array, groups: usize, eps: f64, weight: &[f64], bias: &[f64], with_silu: bool) -> Array {
     let [_, channels, height, width] = x.shape;
     let size = channels / groups;
+    let count = (size * height * width) as f64;
+    // Mean and variance of each (draw, group).
+    let moments: Vec<(f64, f64)> = x
+        .data
+        .chunks_exact(size * height * width)
+        .map(|v| {
+            let mean = v.iter().sum::<f64>() / count;
+            (mean, v.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count)
+        })
+        .collect();
     Array::from_fn(x.shape, |n, c, y, px| {
-        let first = c / size * size;
-        let values =
-            || (first..first + size).flat_map(|c| (0..height).flat_map(move |y| (0..width).map(move |px| x.at(n, c, y, px))));
-        let count = (size * height * width) as f64;
-        let mean = values().sum::<f64>() / count;
-        let var = values().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+        let (mean, var) = moments[n * groups + c / size];
         let u = (x.at(n, c, y, px) - mean) / (var + eps).sqrt() * weight[c] + bias[c];
         if with_silu { silu(u) } else { u }
     })

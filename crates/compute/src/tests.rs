@@ -45,7 +45,7 @@ fn check_vjp(what: &str, f: impl Fn(&Array) -> Array, x: &Array, g: &Tensor, vjp
     }
 }
 
-const SHAPES: [([usize; 4], usize); 10] = [
+const SHAPES: [([usize; 4], usize); 14] = [
     ([1, 1, 1, 1], 1),
     ([2, 1, 5, 7], 32),
     ([1, 3, 31, 33], 5),
@@ -56,6 +56,11 @@ const SHAPES: [([usize; 4], usize); 10] = [
     ([1, 64, 16, 16], 65),
     ([1, 16, 1, 64], 16),
     ([3, 8, 11, 1], 97),
+    // Whole tiles of 2x2, by way of the transforms.
+    ([2, 16, 2, 2], 16),
+    ([1, 33, 6, 10], 31),
+    ([2, 64, 8, 8], 48),
+    ([1, 32, 62, 18], 17),
 ];
 
 #[test]
@@ -77,14 +82,15 @@ fn convolution_and_its_gradients() {
             let shift = Philox::new(5).normal(0..draws as u64, 0, &[outputs]).unwrap();
             let residual = random([draws, outputs, height, width], 4);
             let residual_map = Map::from_tensor(&residual, 0).unwrap();
-            let epilogue = Epilogue { shift: Some(&shift), residual: Some(&residual_map), scale: 0.7, pad: 1 };
+            let pad = inputs % 2;
+            let epilogue = Epilogue { shift: Some(&shift), residual: Some(&residual_map), scale: 0.7, pad };
             let fused = conv2d(&map, &packed, epilogue).unwrap();
             let plain = reference::conv2d(&array(&x), &w64, &b64, kernel);
             let residual = array(&residual);
             let expected = Array::from_fn(plain.shape, |n, c, y, px| {
                 (plain.at(n, c, y, px) + shift.item(n)[c] as f64 + residual.at(n, c, y, px)) * 0.7f32 as f64
             });
-            assert_eq!(fused.pad(), 1);
+            assert_eq!(fused.pad(), pad);
             close(&format!("{what}, epilogue"), &fused.to_tensor(), &expected, 1e-6);
 
             let g = random([draws, outputs, height, width], 6);

@@ -1,6 +1,8 @@
 //! Inverse problems: forward operators, likelihoods, posteriors known in closed form, solvers and the driver that runs them.
 
 mod check;
+mod dps;
+mod driver;
 mod error;
 mod gaussian_field;
 mod likelihood;
@@ -17,11 +19,14 @@ mod start;
 mod testing;
 
 pub use check::{Checked, check_likelihood, check_linear, check_vjp};
+pub use dps::{Dps, DpsState, DpsWeight};
+pub use driver::{Drive, Driven, Progress, STATE_FILE, drive};
 pub use error::{Error, Result};
 pub use gaussian_field::{FieldPosterior, GaussianField};
 pub use likelihood::{Likelihood, LinearGaussian, Whitened};
 pub use linear::{DenseOperator, LinearGaussianLikelihood};
 pub use mixture::GaussianMixture;
+pub use mixture_posterior::MixturePosterior;
 pub use operator::{ForwardOperator, LinearOperator};
 pub use pnp_dm::{Agreement, PnpDm, PnpDmState};
 pub use problem::{Domain, Presented, Problem};

@@ -294,3 +294,88 @@ impl Denoiser for GaussianMixture {
         Ok((out, Box::new(MixturePullback { mixture: self, sigma: sigma.to_vec(), parts })))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::g2;
+    use halation_lapack as _;
+    use ndarray::{arr1, arr2, arr3};
+
+    fn log_density(mixture: &GaussianMixture, x: &[f64], s: f64) -> f64 {
+        let logs: Vec<f64> = mixture
+            .components
+            .iter()
+            .map(|c| {
+                let away: Vec<f64> = x.iter().zip(&c.mean).map(|(x, m)| x - m).collect();
+                c.log_weight
+                    - 0.5
+                        * (0..x.len())
+                            .map(|i| {
+                                let q: f64 = (0..x.len()).map(|j| c.columns[(j, i)] * away[j]).sum();
+                                let v = c.variances[i] + s * s;
+                                q * q / v + v.ln()
+                            })
+                            .sum::<f64>()
+            })
+            .collect();
+        crate::numeric::log_sum_exp(&logs)
+    }
+
+    /// Tweedie: D = x + sigma^2 grad log p_sigma, and the pullback against finite differences of D.
+    #[test]
+    fn tweedie_and_jacobian_by_finite_differences() {
+        let mixture = g2();
+        let (x, s) = ([0.3, -0.4], 0.7);
+        let at = |x: [f64; 2]| Tensor::from_vec(&[1, 1, 1, 2], x.iter().map(|v| *v as f32).collect()).unwrap();
+        let (d, pullback) = mixture.denoise_with_pullback(&at(x), &[s as f32]).unwrap();
+        for i in 0..2 {
+            let h = 1e-4;
+            let moved = |sign: f64| {
+                log_density(&mixture, &std::array::from_fn::<f64, 2, _>(|j| x[j] + if i == j { sign * h } else { 0.0 }), s)
+            };
+            let score = (moved(1.0) - moved(-1.0)) / (2.0 * h);
+            assert!((d.data()[i] as f64 - (x[i] + s * s * score)).abs() < 1e-5);
+            // f32 images: a step of 0.02 leaves 2^-24 / 0.02 of rounding.
+            let h = 0.02;
+            let moved = |sign: f64| {
+                mixture.denoise(&at(std::array::from_fn(|j| x[j] + if i == j { sign * h } else { 0.0 })), &[s as f32]).unwrap()
+            };
+            let (up, down) = (moved(1.0), moved(-1.0));
+            for j in 0..2 {
+                let mut e = Tensor::zeros(&[1, 1, 1, 2]);
+                e.data_mut()[j] = 1.0;
+                let slope = (up.data()[j] as f64 - down.data()[j] as f64) / (2.0 * h);
+                let exact = pullback.vjp(&e).unwrap().data()[i] as f64;
+                assert!((slope - exact).abs() < 2e-3, "{i} {j}: {slope} {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn bad_mixtures_are_named() {
+        let message = |w: &[f64], c: f64| {
+            let weights = arr1(w);
+            let result =
+                GaussianMixture::new([1, 1, 2], weights.view(), arr2(&[[0.0, 0.0]]).view(), arr3(&[[[1.0, c], [0.0, 1.0]]]).view());
+            result.unwrap_err().to_string()
+        };
+        assert!(message(&[1.0], 0.5).contains("not symmetric"));
+        assert!(message(&[-1.0], 0.0).contains("are no weights"));
+        assert!(message(&[1.0], f64::NAN).contains("not finite"));
+        assert!(message(&[1.0, 1.0], 0.0).contains("expected [M]"));
+        let negative = GaussianMixture::new([1, 1, 1], arr1(&[1.0]).view(), arr2(&[[0.0]]).view(), arr3(&[[[-1.0]]]).view());
+        assert!(negative.unwrap_err().to_string().contains("eigenvalue"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.safetensors");
+        let mut file = TensorFile::new();
+        file.metadata.insert("kind".into(), "unet".into());
+        file.write(&path).unwrap();
+        assert!(GaussianMixture::read(&path).unwrap_err().to_string().contains("expected \"gaussian_mixture\""));
+        file.metadata.insert("kind".into(), "gaussian_mixture".into());
+        file.metadata.insert("image_shape".into(), "[1, 2]".into());
+        file.insert_f64("weights", &[1], vec![1.0]);
+        file.write(&path).unwrap();
+        assert!(GaussianMixture::read(&path).unwrap_err().to_string().contains("means"));
+    }
+}

@@ -87,6 +87,11 @@ pub trait Solver: Sync {
     /// # Errors
     /// The problem lacks what the solver needs, or a network or likelihood failed.
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<Self::State>;
+    /// What the start or a resumed state says about the run, in lines for the user.
+    fn describe(&self, state: &Self::State) -> Vec<String> {
+        let _ = state;
+        Vec::new()
+    }
     /// One step.
     ///
     /// # Errors

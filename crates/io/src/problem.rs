@@ -19,7 +19,7 @@ pub struct LinearProblemFile {
     pub truth: Option<Array1<f64>>,
 }
 
-/// Reads datasets `A` [m, d] and `y` [m], attribute `sigma` or dataset `sigma` [m], attribute `image_shape`, and `truth` where present.
+/// Reads datasets `A` (m, d) and `y` (m), attribute `sigma` or dataset `sigma` (m), attribute `image_shape`, and `truth` where present.
 ///
 /// # Errors
 /// No HDF5 file, something missing, shapes that do not fit, values that are not finite, or a `sigma` that is not positive.

@@ -26,6 +26,7 @@ mod ring_tests;
 mod preparation_report;
 mod problem;
 pub mod simulate;
+pub mod sources;
 #[cfg(test)]
 mod testing;
 mod uvfits;

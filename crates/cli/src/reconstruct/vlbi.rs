@@ -7,8 +7,8 @@ use crate::{Outcome, Unusable};
 use anyhow::{Context, Result, anyhow, bail};
 use halation_inverse::Problem;
 use halation_vlbi::{
-    DataProducts, FluxScale, GainPrior, ImageGrid, LikelihoodSettings, Observation, PrepareSettings, Prepared, VlbiProblem, check_field_of_view,
-    field_of_view, prepare, read_observation,
+    DataProducts, FluxScale, GainPrior, ImageGrid, LikelihoodSettings, Observation, PrepareSettings, Prepared, VlbiProblem,
+    check_field_of_view, field_of_view, prepare, read_observation,
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -58,7 +58,9 @@ pub(crate) struct Options {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Example: halation reconstruct vlbi M87_lo.uvfits M87_hi.uvfits -o m87 --draws 20 --seed 0 --systematic 0.01")]
+#[command(
+    after_help = "Example: halation reconstruct vlbi M87_lo.uvfits M87_hi.uvfits -o m87 --draws 20 --seed 0 --systematic 0.01"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     options: Options,
@@ -162,7 +164,8 @@ fn likelihood(options: &Options) -> Result<(LikelihoodSettings, &'static str)> {
 pub(crate) fn run(args: Args) -> Result<Outcome> {
     let All { mut options, solver } = args.output.complete(&All { options: args.options, solver: args.solver })?;
     if options.observation.is_empty() {
-        return Err(anyhow!("OBS.uvfits is missing; give at least one file on the command line or in the file of --config").context(Unusable));
+        return Err(anyhow!("OBS.uvfits is missing; give at least one file on the command line or in the file of --config")
+            .context(Unusable));
     }
     for path in &mut options.observation {
         // A path that does not exist is reported by the reader, in its own words.
@@ -192,8 +195,12 @@ pub(crate) fn run(args: Args) -> Result<Outcome> {
         y,
         x,
     };
-    let mut summary: Vec<String> =
-        vec![format!("source: {} ({} file(s), {} band(s))", observation.source, options.observation.len(), observation.bands.len())];
+    let mut summary: Vec<String> = vec![format!(
+        "source: {} ({} file(s), {} band(s))",
+        observation.source,
+        options.observation.len(),
+        observation.bands.len()
+    )];
     summary.extend(prepared.report.to_string().lines().map(str::to_string));
     summary.push(field);
     summary.push(format!("likelihood: {calibration}"));

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use halation_io::{SkyImage, write_fits_image};
-use halation_posterior::{DataPanel, Ensemble, PlotImages, Summary, UvBand};
+use halation_posterior::plot::{DataPanel, PlotImages, UvBand};
+use halation_posterior::{Ensemble, Summary};
 use halation_vlbi::{DataProducts, Observation, VlbiProblem};
 use ndarray::{Array2, s};
 use std::path::Path;
@@ -45,7 +46,7 @@ pub(super) fn write(ensemble: &Ensemble, folder: &Path, observation: &Observatio
         })
         .collect();
     plot.data = panels(ensemble, vlbi)?;
-    plot.draw()?.write(&folder.join("summary.png"))?;
+    plot.draw()?.write_png(&folder.join("summary.png"))?;
     Ok(())
 }
 
@@ -94,7 +95,8 @@ fn panels(ensemble: &Ensemble, vlbi: &VlbiProblem) -> Result<Vec<DataPanel>> {
         if panel.x.is_empty() {
             continue;
         }
-        let predicted = ensemble.posterior_predictive.get(name).with_context(|| format!("the ensemble has no prediction of {name}"))?;
+        let predicted =
+            ensemble.posterior_predictive.get(name).with_context(|| format!("the ensemble has no prediction of {name}"))?;
         let rows = predicted.values.to_shape((weights.len(), panel.x.len()))?.mapv(|v| v * factor);
         out.push(panel.with_predictions(&rows.view(), &weights)?);
     }

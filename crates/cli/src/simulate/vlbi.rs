@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLE: &str = "\
 Examples:
-  An image through the uv coverage, times and noise of a real file, total flux 0.6 Jy, seed 1:
-    halation simulate vlbi --image truth.fits --like SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits \\
-        --flux 0.6Jy --seed 1 -o sim.uvfits
-  The same image as the EHT of 2022 would see it in one night, 5-minute scans every 10 minutes, without gain errors:
-    halation simulate vlbi --image truth.fits --array eht-2022 --start 2022-03-20T00:00 --hours 9 \\
-        --scan-s 300 --gap-s 300 --no-gains -o sim.uvfits
+  An image through the uv coverage, times and noise of a real file, scaled to 0.6 Jy:
+    halation simulate vlbi --image truth.fits --like M87_096_lo.uvfits --flux 0.6Jy --seed 1 \\
+        -o sim.uvfits
+  The same image as the EHT of 2022 would see it in one night, without gain errors:
+    halation simulate vlbi --image truth.fits --array eht-2022 --start 2022-03-20T00:00 \\
+        --hours 9 --scan-s 300 --gap-s 300 --no-gains -o sim.uvfits
 
-Beside sim.uvfits stand sim.truth.fits (the image as it was observed) and sim.truth.json (gains, phases, seed).";
+Beside sim.uvfits stand sim.truth.fits (the image as it was observed) and sim.truth.json (gains,
+phases, seed).";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]

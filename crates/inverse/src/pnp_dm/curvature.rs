@@ -37,10 +37,30 @@ impl SharedBasis {
     }
 }
 
+impl SharedBasis {
+    /// (1 + rho^2 G)^-1 v.
+    fn solve(&self, v: &[f64], rho: f64) -> Vec<f64> {
+        let mut c = self.rotate(v);
+        c.iter_mut().zip(&self.values).for_each(|(c, g)| *c /= 1.0 + rho * rho * g);
+        self.rotate_back(&c)
+    }
+
+    /// log L_rho for the residual `r`.
+    fn log_likelihood(&self, r: &[f64], rho: f64) -> f64 {
+        let term = |(c, g): (&f64, &f64)| {
+            let v = 1.0 + rho * rho * g;
+            c * c / v + v.ln()
+        };
+        -0.5 * self.rotate(r).iter().zip(&self.values).map(term).sum::<f64>()
+    }
+}
+
 /// (1 + rho^2 G) at one point, ready to be applied inversely.
 pub(crate) enum Tempered<'a> {
     Shared { basis: &'a SharedBasis, rho: f64 },
     Own { factor: Factor },
+    /// Where rounding makes a nearly singular G indefinite, its eigenvectors with the negative eigenvalues set to zero.
+    OwnBasis { basis: SharedBasis, rho: f64 },
 }
 
 impl<'a> Tempered<'a> {
@@ -51,7 +71,10 @@ impl<'a> Tempered<'a> {
             (None, Some(gram)) => {
                 let mut a = gram * (rho * rho);
                 a.diag_mut().iter_mut().for_each(|v| *v += 1.0);
-                Ok(Tempered::Own { factor: Factor::new(&a, "1 + rho^2 J J^T of a particle")? })
+                match Factor::new(&a, "1 + rho^2 J J^T of a particle") {
+                    Ok(factor) => Ok(Tempered::Own { factor }),
+                    Err(_) => Ok(Tempered::OwnBasis { basis: SharedBasis::new(gram)?, rho }),
+                }
             }
             (None, None) => Err(Error::Numerical("no curvature at a particle".into())),
         }
@@ -60,11 +83,8 @@ impl<'a> Tempered<'a> {
     /// (1 + rho^2 G)^-1 v.
     pub fn solve(&self, v: &[f64]) -> Vec<f64> {
         match self {
-            Tempered::Shared { basis, rho } => {
-                let mut c = basis.rotate(v);
-                c.iter_mut().zip(&basis.values).for_each(|(c, g)| *c /= 1.0 + rho * rho * g);
-                basis.rotate_back(&c)
-            }
+            Tempered::Shared { basis, rho } => basis.solve(v, *rho),
+            Tempered::OwnBasis { basis, rho } => basis.solve(v, *rho),
             Tempered::Own { factor } => factor.solve(v),
         }
     }
@@ -72,18 +92,8 @@ impl<'a> Tempered<'a> {
     /// log L_rho for the residual `r`.
     pub fn log_likelihood(&self, r: &[f64]) -> f64 {
         match self {
-            Tempered::Shared { basis, rho } => {
-                let terms = basis
-                    .rotate(r)
-                    .iter()
-                    .zip(&basis.values)
-                    .map(|(c, g)| {
-                        let v = 1.0 + rho * rho * g;
-                        c * c / v + v.ln()
-                    })
-                    .sum::<f64>();
-                -0.5 * terms
-            }
+            Tempered::Shared { basis, rho } => basis.log_likelihood(r, *rho),
+            Tempered::OwnBasis { basis, rho } => basis.log_likelihood(r, *rho),
             Tempered::Own { factor } => -0.5 * (dot(r, &factor.solve(r)) + factor.log_det()),
         }
     }

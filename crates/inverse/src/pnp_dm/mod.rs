@@ -35,7 +35,7 @@ use std::ops::Range;
 pub struct PnpDm {
     /// Noise levels of the anneal.
     pub levels: usize,
-    /// Particles of both populations together; none: 1.6 for each draw, at least 32.
+    /// Particles of both populations together; none: four for each draw beyond a dozen, at least 32.
     pub population: Option<usize>,
     /// Sweeps at the last level, after the last resampling, until copies have parted.
     pub settle: usize,
@@ -47,7 +47,7 @@ pub struct PnpDm {
 
 impl Default for PnpDm {
     fn default() -> Self {
-        Self { levels: 240, population: None, settle: 8, resample_below: 0.25, last_rho: 0.5 }
+        Self { levels: 232, population: None, settle: 8, resample_below: 0.25, last_rho: 0.5 }
     }
 }
 
@@ -61,7 +61,7 @@ const RELABEL: u16 = 6;
 
 impl PnpDm {
     fn particles(&self, draws: usize) -> Result<usize> {
-        let wanted = self.population.unwrap_or_else(|| (draws * 8).div_ceil(5).max(32));
+        let wanted = self.population.unwrap_or_else(|| (4 * draws).saturating_sub(48).max(32));
         let particles = wanted.next_multiple_of(2);
         if draws == 0 {
             return Err(Error::Invalid("0 draws were asked for; expected at least one".into()));
@@ -93,6 +93,10 @@ impl PnpDm {
         const GROWTH: f64 = 1.25;
         const STEPS: usize = 60;
         const SHARE: f64 = 0.8;
+        if basis.is_none() {
+            // Far from the data a nonlinear residual says nothing about the weights: noise of 1.5 pixel ranges covers any image.
+            return Ok(1.5 * problem.pixel_range());
+        }
         let count = x.len() as f64;
         let mean = x.data().iter().map(|v| *v as f64).sum::<f64>() / count;
         let sd = (x.data().iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / count).sqrt();
@@ -147,7 +151,11 @@ impl PnpDm {
     }
 
     fn weigh(&self, problem: &Problem, state: &mut PnpDmState, rho_old: Option<f64>, rho: f64) -> Result<()> {
-        let logs = weights_at(problem, state.basis.as_ref(), &state.x, rho_old, rho)?;
+        // A nonlinear residual is taken at the conditional mean of x: the noise of x in directions that the next likelihood half
+        // redraws says nothing about the particle's future, and would make resampling throw ancestors away. (For linear problems the
+        // same is done without approximation, by control variates.)
+        let at = if state.basis.is_some() { &state.x } else { &state.mean };
+        let logs = weights_at(problem, state.basis.as_ref(), at, rho_old, rho)?;
         state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         if let (Some(basis), Some(rho_old)) = (&state.basis, rho_old) {
             let splits: Vec<Split> = (0..state.x.draws())
@@ -195,6 +203,32 @@ impl PnpDm {
 /// log L_rho(x) - log L_rho_old(x) of every particle.
 fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_old: Option<f64>, rho: f64) -> Result<Vec<f64>> {
     (0..x.draws()).into_par_iter().map(|i| increment(problem.likelihood, basis, x.item(i), rho_old, rho)).collect()
+}
+
+/// Fewer ancestors than this in a population are too few for the permutation test to find any difference at 5 %.
+const FEWEST_FAMILIES: usize = 4;
+/// A median reduced chi2 above this is said in the label.
+const LARGEST_CHI2: f64 = 2.0;
+
+/// Levels between two resamplings of a nonlinear problem, and the share of a population that each leaves effective.
+const TEMPERED_EVERY: usize = 4;
+const TEMPERED_SHARE: f64 = 0.6;
+
+/// Scales log weights by the largest factor up to 1 at which the effective sample size is at least `least`.
+///
+/// Far from the data the linearised weights of a nonlinear likelihood are right in tendency, not in size: taken at their word, they
+/// leave one ancestor after a few levels.
+fn temper(logs: &mut [f64], least: f64) {
+    let (mut low, mut high) = (0.0, 1.0);
+    let scaled = |factor: f64| logs.iter().map(|l| l * factor).collect::<Vec<_>>();
+    if effective(logs) < least {
+        for _ in 0..50 {
+            let middle: f64 = 0.5 * (low + high);
+            if effective(&scaled(middle)) < least { high = middle } else { low = middle }
+        }
+        let tempered = scaled(low);
+        logs.copy_from_slice(&tempered);
+    }
 }
 
 /// Effective sample size of log weights (Kong 1992).
@@ -277,8 +311,19 @@ impl Solver for PnpDm {
         let basis = shared_basis(problem)?;
         let first = self.first_rho(problem, basis.as_ref(), &x)?;
         let (last, curvature) = self.last_rho(problem, &x)?;
-        tracing::info!("largest eigenvalue of J^T J {curvature:.4e}; rho from {first:.4} to {last:.4} in {} levels", self.levels);
         Ok(PnpDmState::start(rng, draws.end, x, basis, ladder(first, last.min(first), self.levels), curvature))
+    }
+
+    fn describe(&self, state: &PnpDmState) -> Vec<String> {
+        let ladder = state.ladder();
+        vec![format!(
+            "largest eigenvalue of J^T J {:.4e}; rho from {:.4} to {:.4} in {} levels; {} particles in two populations",
+            state.curvature,
+            ladder[0],
+            ladder[ladder.len() - 1],
+            ladder.len(),
+            state.x.draws()
+        )]
     }
 
     fn step(&self, problem: &Problem, state: &mut PnpDmState) -> Result<StepInfo> {
@@ -294,15 +339,24 @@ impl Solver for PnpDm {
             let rest = ladder(here, last.min(here), levels - k + 1);
             state.ladder[k..].copy_from_slice(&rest[1..]);
             state.curvature = curvature;
-            tracing::info!("largest eigenvalue of J^T J {curvature:.4e} half way; rho ends at {last:.4}");
         }
         let half = state.x.draws() / 2;
-        if k < levels {
+        // At the first level a nonlinear likelihood, seen through that much noise, prefers no image.
+        if k < levels && (k > 0 || state.basis.is_some()) {
             let rho_old = if k == 0 { None } else { Some(state.ladder[k - 1]) };
             self.weigh(problem, state, rho_old, state.ladder[k])?;
         }
         for p in 0..2 {
-            let ess = effective(&state.log_weights[p * half..(p + 1) * half]);
+            let range = p * half..(p + 1) * half;
+            if state.basis.is_none() && k < levels {
+                if k % TEMPERED_EVERY == TEMPERED_EVERY - 1 {
+                    temper(&mut state.log_weights[range.clone()], TEMPERED_SHARE * half as f64);
+                    state.smallest_ess[p] = state.smallest_ess[p].min(effective(&state.log_weights[range]));
+                    self.resample(state, p, k)?;
+                }
+                continue;
+            }
+            let ess = effective(&state.log_weights[range]);
             state.smallest_ess[p] = state.smallest_ess[p].min(ess);
             let last_chance = k == levels && ess < half as f64 * (1.0 - 1e-9);
             if (k < levels && ess < self.resample_below * half as f64) || last_chance {
@@ -330,6 +384,9 @@ impl Solver for PnpDm {
         let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
         state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         let half = state.x.draws() / 2;
+        if state.basis.is_none() {
+            state.log_weights.chunks_mut(half).for_each(|logs| temper(logs, TEMPERED_SHARE * half as f64));
+        }
         let draws = state.draws as usize;
         let shares = [draws.div_ceil(2), draws / 2];
         let (mut index, mut final_ess) = (Vec::new(), [0.0; 2]);
@@ -344,7 +401,17 @@ impl Solver for PnpDm {
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
         let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
         let agreement = agreement::compare(&images, shares[0], &ancestors, state.rng.stream(RELABEL))?;
-        let verdict = if agreement.agree() { "agree" } else { "do not agree" };
+        let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
+        let verdict = match families.iter().all(|f| *f >= FEWEST_FAMILIES) {
+            false => format!("cannot be compared: {} and {} ancestors are left", families[0], families[1]),
+            true if agreement.agree() => "agree".into(),
+            true => "do not agree".into(),
+        };
+        let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
+        let verdict = match misfit {
+            Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
+            None => verdict,
+        };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let attributes = vec![
             ("label".into(), format!("{} ({verdict})", self.label())),
@@ -354,7 +421,7 @@ impl Solver for PnpDm {
             ("smallest_effective_sample_size".into(), pair(state.smallest_ess)),
             ("final_effective_sample_size".into(), pair(final_ess)),
             ("resamplings".into(), format!("{} {}", state.resamplings[0], state.resamplings[1])),
-            ("distinct_ancestors".into(), format!("{} {}", distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..]))),
+            ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
             ("log_evidence".into(), pair(state.log_evidence)),
             ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
             ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),

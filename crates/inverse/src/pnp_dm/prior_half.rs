@@ -126,3 +126,76 @@ fn advance(x: &mut Tensor, alpha: f32, d: &Tensor, before: &Tensor, weight: f32,
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GaussianMixture;
+    use halation_lapack as _;
+    use ndarray::{arr1, arr2, arr3};
+
+    /// The table of the module: exact conditional means, variances within half a percent.
+    #[test]
+    fn gaussian_conditionals() {
+        for i in 0..60 {
+            let c = 0.02 * 5e5f64.powf(i as f64 / 59.0);
+            let (mean, variance) = conditional(c, MOVE, RESULT);
+            assert!((mean - c / (c + 1.0)).abs() < 1e-12, "mean at c = {c}");
+            assert!((variance * (c + 1.0) / c - 1.0).abs() < 0.005, "variance at c = {c}: {}", variance * (c + 1.0) / c);
+        }
+        assert!((flat_variance() - 1.0).abs() < 0.005);
+    }
+
+    /// What the weights are for: without them, the same four calls leave a seventh of the variance of a flat prior.
+    #[test]
+    fn ancestral_steps_lose_variance() {
+        let (mean, variance) = conditional(f64::INFINITY, [0.0; 3], [0.0; 3]);
+        assert!((mean - 1.0).abs() < 1e-12);
+        assert!(variance < 0.5, "{variance}");
+        let (_, half) = conditional(1.0, [0.0; 3], [0.0; 3]);
+        assert!(half < 0.7 * 0.5, "{half}");
+    }
+
+    /// The code draws what the coefficients say: mean and variance of x given z for a Gaussian, through the real loop.
+    #[test]
+    fn loop_matches_coefficients() {
+        let (c, rho, z) = (0.49, 0.6, 1.3);
+        let prior = GaussianMixture::new([1, 1, 1], arr1(&[1.0]).view(), arr2(&[[0.2]]).view(), arr3(&[[[c]]]).view()).unwrap();
+        let n = 40_000;
+        let draw = prior_half(&prior, Tensor::from_vec(&[n, 1, 1, 1], vec![z as f32; n]).unwrap(), rho, Philox::new(4), 8).unwrap();
+        let gain = c / (c + rho * rho);
+        let (mean, variance) = (0.2 + gain * (z - 0.2), gain * rho * rho);
+        let x: Vec<f64> = draw.x.data().iter().map(|v| *v as f64).collect();
+        let m = x.iter().sum::<f64>() / n as f64;
+        let v = x.iter().map(|x| (x - m).powi(2)).sum::<f64>() / n as f64;
+        assert!((m - mean).abs() < 4.0 * (variance / n as f64).sqrt(), "{m} {mean}");
+        // Half a percent of the scheme and four standard errors.
+        assert!((v / variance - 1.0).abs() < 0.005 + 4.0 * (2.0 / n as f64).sqrt(), "{v} {variance}");
+        assert!(draw.mean.data().iter().all(|d| (*d as f64 - mean).abs() < 1e-5));
+        let flat = draw.flat.data().iter().map(|f| (*f as f64).powi(2)).sum::<f64>() / n as f64;
+        assert!((flat / (rho * rho * flat_variance()) - 1.0).abs() < 4.0 * (2.0 / n as f64).sqrt(), "{flat}");
+    }
+
+    /// Two modes at -1 and 1 with weights .7 and .3: z from the exact joint law must give back the prior's shares and spread.
+    #[test]
+    fn mixture_marginal_is_kept() {
+        let s2 = 0.09;
+        let prior = GaussianMixture::new(
+            [1, 1, 1],
+            arr1(&[0.7, 0.3]).view(),
+            arr2(&[[-1.0], [1.0]]).view(),
+            arr3(&[[[s2]], [[s2]]]).view(),
+        )
+        .unwrap();
+        let n = 20_000;
+        for rho in [0.3, 0.8, 2.0] {
+            let x0 = prior.sample(Philox::new(1), 0..n as u64);
+            let noise = Philox::new(2).normal(0..n as u64, 0, &[1, 1, 1]).unwrap();
+            let z: Vec<f32> = x0.data().iter().zip(noise.data()).map(|(x, e)| x + rho as f32 * e).collect();
+            let x = prior_half(&prior, Tensor::from_vec(&[n, 1, 1, 1], z).unwrap(), rho, Philox::new(3), 0).unwrap().x;
+            let share = |t: &Tensor| t.data().iter().filter(|v| **v > 0.0).count() as f64 / n as f64;
+            // Measured bias: minus 3 points at most, at rho of the size of the gap.
+            assert!((share(&x) - share(&x0)).abs() < 0.04, "rho {rho}: share {} against {}", share(&x), share(&x0));
+        }
+    }
+}

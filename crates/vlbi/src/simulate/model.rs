@@ -31,9 +31,10 @@ impl SourceImage<'_> {
         if self.pixels_jy.iter().all(|p| *p == 0.0) {
             return Err(Error::Invalid("image: all pixels are 0, expected a source (Jy/pixel)".into()));
         }
-        let sizes = [self.pixel_rad.0, self.pixel_rad.1];
-        if !sizes.iter().all(|p| p.is_finite() && *p > 0.0) || !(self.centre_rad.0.is_finite() && self.centre_rad.1.is_finite()) {
-            return Err(Error::Invalid(format!("image: found pixels of {sizes:?} rad, expected positive ones")));
+        let (size, centre) = (self.pixel_rad, self.centre_rad);
+        let sound = |p: f64| p.is_finite() && p > 0.0;
+        if !(sound(size.0) && sound(size.1) && centre.0.is_finite() && centre.1.is_finite()) {
+            return Err(Error::Invalid(format!("image: found pixels of {size:?} rad about {centre:?}, expected positive sizes")));
         }
         Ok(())
     }

@@ -1,0 +1,496 @@
+//! What all reconstructions share: options, plan, progress, signals, output folder.
+
+use super::config::{RECORD, merge};
+use crate::{Outcome, Unusable};
+use anyhow::{Context, Result, anyhow, bail};
+use halation_compute::Tensor;
+use halation_inverse::{
+    Dps, DpsWeight, Drive, Driven, GaussianMixture, PnpDm, Problem, Progress, STATE_FILE, Solver, check_needs, drive,
+};
+use halation_io::{Existing, OutputDir, Started, partial_of, sha256_of_file};
+use halation_nn::Denoiser;
+use halation_posterior::{Ensemble, write_ensemble};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// The methods that can be asked for by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SolverName {
+    /// Annealed split Gibbs over two populations: calibrated
+    PnpDm,
+    /// Diffusion posterior sampling: approximate
+    Dps,
+}
+
+/// Weight of the likelihood in `dps`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Weighting {
+    /// The published, tuned step
+    Paper,
+    /// What Bayes' rule gives
+    Bayes,
+}
+
+/// Options of the solver and its cost; the same for every kind of data.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+pub(crate) struct SolverOptions {
+    /// Method [default: pnp-dm]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solver: Option<SolverName>,
+    /// Number of posterior images [default: 20]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<u64>,
+    /// Seed of all random numbers [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Noise levels of the anneal (pnp-dm) [default: 232, with four network calls each]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub levels: Option<usize>,
+    /// Particles of both populations together (pnp-dm) [default: four for each draw beyond a dozen, at least 32]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub population: Option<usize>,
+    /// Weight of the likelihood (dps) [default: paper]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dps_weight: Option<Weighting>,
+    /// Step size of the paper's weight (dps) [default: 1]
+    #[arg(long, value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dps_zeta: Option<f64>,
+}
+
+/// Where the output goes and what happens when there is one.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct OutputOptions {
+    /// Output folder
+    #[arg(short, long, value_name = "OUT")]
+    pub out: PathBuf,
+    /// Replace an output that is there
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
+    /// Go on with an interrupted run
+    #[arg(long)]
+    pub resume: bool,
+    /// Say what would be done and what it costs, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Options from a TOML file, for example the run.toml of another run; the command line goes before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl OutputOptions {
+    /// `given` completed from --config and, under --resume, from the interrupted run.
+    ///
+    /// # Errors
+    /// A configuration that cannot be read or understood.
+    pub fn complete<T: Serialize + DeserializeOwned>(&self, given: &T) -> Result<T> {
+        let before = partial_of(&self.out).join("run.toml");
+        let mut under: Vec<&Path> = Vec::new();
+        if self.resume && before.is_file() {
+            under.push(&before);
+        }
+        under.extend(self.config.as_deref());
+        merge(given, &under).context(Unusable)
+    }
+}
+
+/// A prior with what its file says.
+pub(crate) struct LoadedPrior {
+    pub denoiser: Box<dyn Denoiser>,
+    pub path: PathBuf,
+    pub sha256: String,
+    /// Smallest and largest pixel value in the network's units.
+    pub range: [f64; 2],
+    /// All metadata strings of the file.
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// Loads a prior file of any kind.
+///
+/// # Errors
+/// The file cannot be read or is no prior.
+pub(crate) fn load_prior(path: &Path) -> Result<LoadedPrior> {
+    let (info, file) = halation_nn::read_prior(path).context(Unusable)?;
+    let stated = file.metadata.contains_key("range");
+    let (denoiser, range): (Box<dyn Denoiser>, [f64; 2]) = match info.kind.as_str() {
+        "gaussian_mixture" => {
+            let mixture = GaussianMixture::read(path).context(Unusable)?;
+            let range = if stated { info.card.range } else { mixture.range() };
+            (Box::new(mixture), range)
+        }
+        _ => (halation_nn::load_prior(path).context(Unusable)?.0, info.card.range),
+    };
+    if !(range[1] > range[0] && range[0].is_finite() && range[1].is_finite()) {
+        return Err(anyhow!(
+            "{}: metadata range: found {range:?}, expected the smallest and the largest pixel value",
+            path.display()
+        )
+        .context(Unusable));
+    }
+    let path = std::fs::canonicalize(path).with_context(|| path.display().to_string())?;
+    Ok(LoadedPrior { denoiser, path, sha256: info.sha256, range, metadata: file.metadata })
+}
+
+/// What one run does beside solving.
+pub(crate) struct Job<'a> {
+    /// The verb, for example `reconstruct linear`.
+    pub command: &'static str,
+    pub output: &'a OutputOptions,
+    pub solver: &'a SolverOptions,
+    /// All options but those of the solver, complete: with the solver's they are run.toml.
+    pub options: toml::Table,
+    pub inputs: &'a [PathBuf],
+    pub prior: &'a LoadedPrior,
+    /// What the data are, in lines: for --dry-run and log.txt.
+    pub summary: Vec<String>,
+    /// Further root attributes of the ensemble, for example the assumptions that were made.
+    pub attributes: Vec<(String, String)>,
+    /// Writes the files of this kind of data beside posterior.h5 into the folder.
+    pub write: &'a dyn Fn(&Ensemble, &Path) -> Result<()>,
+}
+
+/// Runs the solver that the job names on `problem` and writes the output folder.
+///
+/// # Errors
+/// Unusable options or input, an output that is in the way, or a failure on the way.
+pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
+    let o = job.solver;
+    match o.solver.unwrap_or(SolverName::PnpDm) {
+        SolverName::PnpDm => {
+            if o.dps_weight.is_some() || o.dps_zeta.is_some() {
+                return Err(anyhow!("--dps-weight and --dps-zeta belong to --solver dps").context(Unusable));
+            }
+            let default = PnpDm::default();
+            let solver = PnpDm { levels: o.levels.unwrap_or(default.levels), population: o.population, ..default };
+            let particles = solver.plan(problem, o.draws.unwrap_or(20) as usize).context(Unusable)?.particles;
+            let solver = PnpDm { population: Some(particles), ..solver };
+            let complete = SolverOptions { levels: Some(solver.levels), population: Some(particles), ..o.clone() };
+            with_solver(problem, job, &solver, complete)
+        }
+        SolverName::Dps => {
+            if o.levels.is_some() || o.population.is_some() {
+                return Err(anyhow!("--levels and --population belong to --solver pnp-dm").context(Unusable));
+            }
+            let zeta = o.dps_zeta.unwrap_or(1.0);
+            let weighting = o.dps_weight.unwrap_or(Weighting::Paper);
+            let weight = match weighting {
+                Weighting::Paper => DpsWeight::Paper { zeta },
+                Weighting::Bayes => DpsWeight::Bayes,
+            };
+            let complete = SolverOptions { dps_weight: Some(weighting), dps_zeta: Some(zeta), ..o.clone() };
+            with_solver(problem, job, &Dps { weight }, complete)
+        }
+    }
+}
+
+fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options: SolverOptions) -> Result<Outcome> {
+    let (draws, seed) = (options.draws.unwrap_or(20), options.seed.unwrap_or(0));
+    (options.draws, options.seed) = (Some(draws), Some(seed));
+    options.solver.get_or_insert(SolverName::PnpDm);
+    check_needs(solver, problem).with_context(|| job.prior.path.display().to_string()).context(Unusable)?;
+    let plan = solver.plan(problem, draws as usize).context(Unusable)?;
+    let memory = available_memory();
+    if let Some(available) = memory
+        && plan.memory_bytes > available
+    {
+        return Err(anyhow!(
+            "{draws} draws need {} beside the network's own memory, found {} available; ask for fewer draws or particles",
+            bytes(plan.memory_bytes),
+            bytes(available)
+        )
+        .context(Unusable));
+    }
+    let mut steering = job.options.clone();
+    steering.extend(toml::Table::try_from(&options)?);
+    let mut inputs = toml::Table::new();
+    for path in job.inputs {
+        inputs.insert(path.display().to_string(), sha256_of_file(path).context(Unusable)?.into());
+    }
+    let fingerprint =
+        format!("{}{}{}prior {}", toml::to_string(&steering)?, toml::to_string(&inputs)?, job.command, job.prior.sha256);
+    let mut lines = job.summary.clone();
+    lines.push(format!("prior: {} ({:?} pixels)", job.prior.path.display(), problem.prior.item_shape()));
+    lines.push(format!("solver: {}: {}", solver.name(), solver.label()));
+    lines.push(format!(
+        "plan: {draws} draws from {} particles, {} steps, {} network evaluations of a particle ({:.0} for each draw), {} beside the network's memory",
+        plan.particles,
+        plan.steps,
+        plan.network_evaluations,
+        plan.network_evaluations as f64 * plan.particles as f64 / draws as f64,
+        bytes(plan.memory_bytes)
+    ));
+    if job.output.dry_run {
+        lines.push(timing(problem, plan.particles, plan.network_evaluations)?);
+        lines.iter().for_each(|l| println!("{l}"));
+        return Ok(Outcome::Done);
+    }
+    let existing = match (job.output.force, job.output.resume) {
+        (true, _) => Existing::Force,
+        (_, true) => Existing::Resume,
+        _ => Existing::Refuse,
+    };
+    let folder = match OutputDir::begin(&job.output.out, existing).context(Unusable)? {
+        Started::Fresh(folder) | Started::Resumed(folder) => folder,
+        Started::Complete(path) => {
+            eprintln!("halation: {} is complete", path.display());
+            return Ok(Outcome::Done);
+        }
+    };
+    let mut record = toml::Table::new();
+    let mut note = |key: &str, value: String| {
+        record.insert(key.into(), value.into());
+    };
+    note("version", env!("CARGO_PKG_VERSION").into());
+    note("command", job.command.into());
+    note("command_line", std::env::args().collect::<Vec<_>>().join(" "));
+    note("device", "cpu".into());
+    note("cpu_level", cpu_level().into());
+    note("prior_sha256", job.prior.sha256.clone());
+    for (name, value) in solver.settings() {
+        note(&format!("solver_{name}"), value);
+    }
+    record.insert("inputs_sha256".into(), inputs.clone().into());
+    write_run_toml(&folder, &steering, &record)?;
+    let mut log = Log::open(&folder)?;
+    for line in &lines {
+        log.line(line)?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second signal ends the process at once; the state of the last saving stays.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let settings = Drive { folder: folder.path().to_path_buf(), draws, seed, fingerprint, save_every: Duration::from_secs(60) };
+    let display = RefCell::new(Display::new());
+    let begin = Instant::now();
+    let mut trouble = None;
+    let driven = drive(
+        solver,
+        problem,
+        &settings,
+        &stop,
+        |state, resumed| {
+            let told = if resumed { log.line("resumed") } else { Ok(()) };
+            let described = solver.describe(state);
+            trouble = told.and_then(|()| described.iter().try_for_each(|l| log.line(l))).err();
+            described.iter().for_each(|l| display.borrow().say(l));
+        },
+        |progress| display.borrow_mut().show(progress),
+    );
+    display.borrow().end();
+    if let Some(error) = trouble {
+        return Err(error);
+    }
+    let mut ensemble = match driven.with_context(|| format!("solver {}", solver.name()))? {
+        Driven::Done(ensemble) => *ensemble,
+        Driven::Interrupted { step, total } => {
+            log.line(&format!("interrupted after step {step} of {total}"))?;
+            eprintln!("halation: stopped after step {step} of {total}; --resume goes on from there");
+            return Ok(Outcome::Interrupted);
+        }
+    };
+    let cost = format!(
+        "{} network evaluations of a particle, {} particles, {:.1} s in the last process",
+        plan.network_evaluations,
+        plan.particles,
+        begin.elapsed().as_secs_f64()
+    );
+    let a = &mut ensemble.attributes;
+    for (name, value) in &job.attributes {
+        a.insert(name.clone(), value.clone());
+    }
+    for (name, value) in &record {
+        if let Some(text) = value.as_str() {
+            a.insert(name.clone(), text.into());
+        }
+    }
+    a.insert("seed".into(), seed.to_string());
+    a.insert("solver".into(), solver.name().into());
+    a.insert("settings".into(), toml::to_string(&steering)?);
+    a.insert(
+        "inputs_sha256".into(),
+        inputs.iter().map(|(k, v)| format!("{k} {}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join("\n"),
+    );
+    a.insert("network_evaluations".into(), plan.network_evaluations.to_string());
+    let label = a.get("label").cloned().unwrap_or_else(|| solver.label());
+    write_ensemble(&ensemble, &folder.path().join("posterior.h5"))?;
+    (job.write)(&ensemble, folder.path())?;
+    record.insert("label".into(), label.clone().into());
+    record.insert("cost".into(), cost.clone().into());
+    write_run_toml(&folder, &steering, &record)?;
+    for (name, value) in &ensemble.attributes {
+        if name != "settings" {
+            log.line(&format!("{name}: {value}"))?;
+        }
+    }
+    log.line(&cost)?;
+    let state = folder.path().join(STATE_FILE);
+    std::fs::remove_file(&state).with_context(|| state.display().to_string())?;
+    let out = folder.finish()?;
+    let fit: Vec<String> = ensemble
+        .sample_stats
+        .iter()
+        .filter_map(|(name, v)| Some((name.strip_prefix("reduced_chi2_")?, v)))
+        .map(|(name, v)| {
+            let mut values: Vec<f64> = v.values.iter().copied().collect();
+            values.sort_by(f64::total_cmp);
+            format!("{name} {:.3}", values[values.len() / 2])
+        })
+        .collect();
+    println!("{}: {draws} draws, median reduced chi2 {}", out.display(), fit.join(", "));
+    println!("{label}");
+    Ok(Outcome::Done)
+}
+
+fn write_run_toml(folder: &OutputDir, steering: &toml::Table, record: &toml::Table) -> Result<()> {
+    let mut all = steering.clone();
+    all.insert(RECORD.into(), record.clone().into());
+    folder.write("run.toml", toml::to_string(&all)?.as_bytes())?;
+    Ok(())
+}
+
+/// One network call, timed, times the calls of the plan.
+fn timing(problem: &Problem, particles: usize, evaluations: u64) -> Result<String> {
+    let batch = particles.min(8);
+    let x = Tensor::zeros(&problem.shape(batch));
+    let sigma = vec![(0.5 * problem.pixel_range()) as f32; batch];
+    // The first call warms caches and thread pools.
+    problem.prior.denoise(&x, &sigma)?;
+    let begin = Instant::now();
+    problem.prior.denoise(&x, &sigma)?;
+    let each = begin.elapsed().as_secs_f64() / batch as f64;
+    let minutes = each * particles as f64 * evaluations as f64 / 60.0;
+    Ok(format!(
+        "time: {minutes:.1} minutes in the network ({:.2} ms for an image, measured on {batch}), the likelihood comes on top",
+        each * 1e3
+    ))
+}
+
+/// Bytes that this process may still take, as far as the system says.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let free = line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024;
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let group =
+        number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current")).map(|(max, now)| max.saturating_sub(now));
+    Some(group.map_or(free, |g| g.min(free)))
+}
+
+fn bytes(n: u64) -> String {
+    if n >= 1 << 30 {
+        format!("{:.1} GiB", n as f64 / (1u64 << 30) as f64)
+    } else {
+        format!("{:.1} MiB", n as f64 / (1u64 << 20) as f64)
+    }
+}
+
+fn cpu_level() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if is_x86_feature_detected!("avx2") {
+            return "avx2";
+        }
+    }
+    "portable"
+}
+
+struct Log {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl Log {
+    fn open(folder: &OutputDir) -> Result<Self> {
+        let path = folder.path().join("log.txt");
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
+        Ok(Self { path, file })
+    }
+
+    fn line(&mut self, text: &str) -> Result<()> {
+        writeln!(self.file, "{text}").with_context(|| self.path.display().to_string())
+    }
+}
+
+/// A bar on a terminal, one plain line every few seconds elsewhere.
+struct Display {
+    bar: Option<ProgressBar>,
+    last: Option<Instant>,
+}
+
+impl Display {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, last: None }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn show(&mut self, p: &Progress) {
+        const EVERY: Duration = Duration::from_secs(5);
+        let i = &p.info;
+        let chi2: Vec<String> = i.reduced_chi2.iter().map(|(name, v)| format!("{name} {v:.2}")).collect();
+        let ess = i.effective_samples.map(|e| format!(", effective samples {e:.0}")).unwrap_or_default();
+        let left = if p.left_s.is_finite() { format!("{:.1} min left", p.left_s / 60.0) } else { "measuring".into() };
+        let text = format!("{}, network {}, chi2 {}{ess}, {left}", i.stage, i.network_evaluations, chi2.join(", "));
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(i.total as u64);
+                bar.set_position(i.step as u64);
+                bar.set_message(text);
+            }
+            None if self.last.is_none_or(|t| t.elapsed() >= EVERY) || i.done() => {
+                eprintln!("{}/{} {text}", i.step, i.total);
+                self.last = Some(Instant::now());
+            }
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// An input that has to be named on the command line or in the configuration.
+///
+/// # Errors
+/// It is nowhere.
+pub(crate) fn required<'a, T>(value: &'a Option<T>, name: &str) -> Result<&'a T> {
+    match value {
+        Some(value) => Ok(value),
+        None => bail!("{name} is missing; give it on the command line or in the file of --config"),
+    }
+}
