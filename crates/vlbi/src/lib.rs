@@ -20,11 +20,11 @@ mod likelihood_settings;
 mod likelihood_tests;
 mod likelihood_whitened;
 mod observation;
+mod preparation_report;
+mod problem;
 pub mod ring;
 #[cfg(test)]
 mod ring_tests;
-mod preparation_report;
-mod problem;
 pub mod simulate;
 pub mod sources;
 #[cfg(test)]

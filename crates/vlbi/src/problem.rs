@@ -21,7 +21,8 @@ impl VlbiProblem {
     /// Too few data for what `settings` ask.
     pub fn new(prepared: &Prepared, grid: ImageGrid, settings: &LikelihoodSettings) -> Result<Self> {
         let likelihood = VlbiLikelihood::new(prepared, grid, settings)?;
-        let closures = VlbiLikelihood::new(prepared, grid, &LikelihoodSettings { data: DataProducts::Closures, ..settings.clone() })?;
+        let closures =
+            VlbiLikelihood::new(prepared, grid, &LikelihoodSettings { data: DataProducts::Closures, ..settings.clone() })?;
         let total_jy = match settings.flux {
             FluxScale::TotalJy(flux) => Some(flux),
             FluxScale::Free | FluxScale::PixelJy(_) => None,
@@ -102,7 +103,15 @@ impl Domain for VlbiProblem {
         [
             ("amplitude", vector(vis, "Jy", "visibility amplitude, not debiased", of(&|v| v.value_jy.norm()))),
             ("phase", vector(vis, "rad", "visibility phase, station phases included", of(&|v| v.value_jy.arg()))),
-            ("sigma", vector(vis, "Jy", "standard deviation of real and imaginary part separately, systematic noise included", of(&|v| v.sigma_jy))),
+            (
+                "sigma",
+                vector(
+                    vis,
+                    "Jy",
+                    "standard deviation of real and imaginary part separately, systematic noise included",
+                    of(&|v| v.sigma_jy),
+                ),
+            ),
             ("u_lambda", vector(vis, "wavelength", "East component of the baseline", of(&|v| v.u_lambda))),
             ("v_lambda", vector(vis, "wavelength", "North component of the baseline", of(&|v| v.v_lambda))),
             ("mjd", vector(vis, "d", "modified Julian day, UTC", of(&|v| v.mjd))),
@@ -110,11 +119,35 @@ impl Domain for VlbiProblem {
             ("station1", vector(vis, "", "index of the first station, see attribute stations", of(&|v| v.station1 as f64))),
             ("station2", vector(vis, "", "index of the second station", of(&|v| v.station2 as f64))),
             ("closure_phase", vector(cp, "rad", "closure phase", phases.iter().map(|c| c.value_rad).collect())),
-            ("closure_phase_sigma", vector(cp, "rad", "its standard deviation; the likelihood uses the full covariance", phases.iter().map(|c| c.sigma_rad).collect())),
-            ("closure_phase_longest_lambda", vector(cp, "wavelength", "longest baseline of the cycle", phases.iter().map(|c| c.longest_baseline_lambda).collect())),
+            (
+                "closure_phase_sigma",
+                vector(
+                    cp,
+                    "rad",
+                    "its standard deviation; the likelihood uses the full covariance",
+                    phases.iter().map(|c| c.sigma_rad).collect(),
+                ),
+            ),
+            (
+                "closure_phase_longest_lambda",
+                vector(
+                    cp,
+                    "wavelength",
+                    "longest baseline of the cycle",
+                    phases.iter().map(|c| c.longest_baseline_lambda).collect(),
+                ),
+            ),
             ("closure_phase_band", vector(cp, "", "index of the band", phases.iter().map(|c| c.band as f64).collect())),
             ("log_closure_amplitude", vector(ca, "", "log closure amplitude", amplitudes.iter().map(|c| c.value).collect())),
-            ("log_closure_amplitude_sigma", vector(ca, "", "its standard deviation; the likelihood uses the full covariance", amplitudes.iter().map(|c| c.sigma).collect())),
+            (
+                "log_closure_amplitude_sigma",
+                vector(
+                    ca,
+                    "",
+                    "its standard deviation; the likelihood uses the full covariance",
+                    amplitudes.iter().map(|c| c.sigma).collect(),
+                ),
+            ),
         ]
         .into_iter()
         .map(|(name, variable)| (name.to_string(), variable))
@@ -123,7 +156,9 @@ impl Domain for VlbiProblem {
 
     fn predict(&self, image: &[f32]) -> halation_inverse::Result<BTreeMap<String, ArrayD<f64>>> {
         let model = self.likelihood.predict(&self.image(image)).visibilities_jy;
-        let array = |values: Vec<f64>| ArrayD::from_shape_vec(IxDyn(&[values.len()]), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&[0])));
+        let array = |values: Vec<f64>| {
+            ArrayD::from_shape_vec(IxDyn(&[values.len()]), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&[0])))
+        };
         Ok(BTreeMap::from([
             ("amplitude".to_string(), array(model.iter().map(|v| v.norm()).collect())),
             ("closure_phase".to_string(), array(self.closure_data.model_phases_rad(&model))),

@@ -57,10 +57,18 @@ impl SharedBasis {
 
 /// (1 + rho^2 G) at one point, ready to be applied inversely.
 pub(crate) enum Tempered<'a> {
-    Shared { basis: &'a SharedBasis, rho: f64 },
-    Own { factor: Factor },
+    Shared {
+        basis: &'a SharedBasis,
+        rho: f64,
+    },
+    Own {
+        factor: Factor,
+    },
     /// Where rounding makes a nearly singular G indefinite, its eigenvectors with the negative eigenvalues set to zero.
-    OwnBasis { basis: SharedBasis, rho: f64 },
+    OwnBasis {
+        basis: SharedBasis,
+        rho: f64,
+    },
 }
 
 impl<'a> Tempered<'a> {
