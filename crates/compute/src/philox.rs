@@ -187,7 +187,7 @@ fn ln(x: f32) -> f32 {
 fn sin_cos_quarter(t: f32) -> (f32, f32) {
     let x = t * std::f32::consts::FRAC_PI_2;
     let z = x * x;
-    let s = z.mul_add(2.755_731_9e-6, -1.984_127e-4).mul_add(z, 8.333_333_5e-3).mul_add(z, -0.166_666_67);
+    let s = z.mul_add(2.755_731_9e-6, -1.984_127e-4).mul_add(z, 8.333_334e-3).mul_add(z, -0.166_666_67);
     let c = z.mul_add(2.480_158_7e-5, -1.388_888_9e-3).mul_add(z, 4.166_666_8e-2).mul_add(z, -0.5);
     ((s * z).mul_add(x, x), c.mul_add(z, 1.0))
 }

@@ -2,6 +2,9 @@
 //! Y = A^T [(G g G^T) * (B^T d B)] A for each 4x4 input tile d, summed over input channels where the star stands. All constants are 0, 1
 //! and 1/2, so rounding grows little.
 
+// Rows and columns of the small matrices are indexed alike.
+#![allow(clippy::needless_range_loop)]
+
 use crate::Map;
 use crate::conv::BLOCK;
 use crate::map::Buffer;
