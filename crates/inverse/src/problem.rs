@@ -31,6 +31,15 @@ pub trait Domain: Send + Sync {
     /// The image cannot be presented.
     fn present(&self, image: &[f32]) -> Result<Presented>;
 
+    /// The same image in the gauge of the prior, when the data leave that gauge free and the image is off it; none otherwise.
+    ///
+    /// # Errors
+    /// The image has no gauge.
+    fn regauge(&self, image: &[f32]) -> Result<Option<Vec<f32>>> {
+        let _ = image;
+        Ok(None)
+    }
+
     /// The observed data by name.
     fn observed(&self) -> BTreeMap<String, Variable>;
 

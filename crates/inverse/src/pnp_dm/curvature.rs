@@ -197,6 +197,13 @@ pub(crate) fn increment(
     Ok(value(rho_new)? - rho_old.map(value).transpose()?.unwrap_or(0.0))
 }
 
+/// 1/2 r^T (1 + rho^2 G)^-1 r of one particle: the misfit that noise of width rho does not explain.
+pub(crate) fn tempered_misfit(likelihood: &dyn Likelihood, x: &[f32], rho: f64) -> Result<f64> {
+    let at = linearise(likelihood, x)?;
+    let r = at.value();
+    Ok(0.5 * dot(r, &Tempered::new(None, Some(&at.gram()), rho)?.solve(r)))
+}
+
 /// The residual of one particle in the shared basis, split into that of its conditional mean and the noise of its draw.
 pub(crate) struct Split {
     /// Residual at D(z, rho).

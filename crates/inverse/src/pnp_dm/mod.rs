@@ -23,7 +23,9 @@ pub use state::PnpDmState;
 use crate::numeric::log_sum_exp;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
-use curvature::{SharedBasis, Split, control_variates, increment, largest_curvature, likelihood_half, linearise, split};
+use curvature::{
+    SharedBasis, Split, control_variates, increment, largest_curvature, likelihood_half, linearise, split, tempered_misfit,
+};
 use halation_compute::{Philox, Tensor};
 use halation_posterior::{Ensemble, OutputKind};
 use prior_half::{CALLS, flat_variance, prior_half};
@@ -151,11 +153,7 @@ impl PnpDm {
     }
 
     fn weigh(&self, problem: &Problem, state: &mut PnpDmState, rho_old: Option<f64>, rho: f64) -> Result<()> {
-        // A nonlinear residual is taken at the conditional mean of x: the noise of x in directions that the next likelihood half
-        // redraws says nothing about the particle's future, and would make resampling throw ancestors away. (For linear problems the
-        // same is done without approximation, by control variates.)
-        let at = if state.basis.is_some() { &state.x } else { &state.mean };
-        let logs = weights_at(problem, state.basis.as_ref(), at, rho_old, rho)?;
+        let logs = weights_at(problem, state.basis.as_ref(), &state.x, rho_old, rho)?;
         state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         if let (Some(basis), Some(rho_old)) = (&state.basis, rho_old) {
             let splits: Vec<Split> = (0..state.x.draws())
@@ -171,6 +169,20 @@ impl PnpDm {
         if let Some(i) = state.log_weights.iter().position(|w| !w.is_finite()) {
             return Err(Error::Numerical(format!("the weight of particle {i} is {} at rho = {rho}", state.log_weights[i])));
         }
+        Ok(())
+    }
+
+    /// Log weights of a nonlinear problem: minus the misfit of the conditional mean that the noise of this level does not explain.
+    ///
+    /// The noise of x itself in directions that the next likelihood half redraws says nothing about the particle's future. The
+    /// determinant is left out: taken from a linearisation far from the data, it would rank images by their size, not by their fit.
+    fn weigh_tempered(&self, problem: &Problem, state: &mut PnpDmState, range: Range<usize>, rho: f64) -> Result<()> {
+        let logs: Vec<f64> = range
+            .clone()
+            .into_par_iter()
+            .map(|i| Ok(-tempered_misfit(problem.likelihood, state.mean.item(i), rho)?))
+            .collect::<Result<_>>()?;
+        state.log_weights[range].copy_from_slice(&logs);
         Ok(())
     }
 
@@ -193,6 +205,15 @@ impl PnpDm {
         let z = Tensor::from_vec(&problem.shape(n), items.concat())?;
         let draw = prior_half(problem.prior, z, rho, state.rng.stream(PRIOR), step * CALLS as u32)?;
         (state.x, state.mean, state.flat) = (draw.x, draw.mean, draw.flat);
+        for images in [&mut state.x, &mut state.mean] {
+            let data = images.data_mut();
+            data.par_chunks_mut(d).try_for_each(|item| -> Result<()> {
+                if let Some(moved) = problem.domain.regauge(item)? {
+                    item.copy_from_slice(&moved);
+                }
+                Ok(())
+            })?;
+        }
         if let Some(i) = state.x.data().iter().position(|v| !v.is_finite()) {
             return Err(Error::Numerical(format!("particle {} is not finite after the prior half at rho = {rho}", i / d)));
         }
@@ -341,8 +362,7 @@ impl Solver for PnpDm {
             state.curvature = curvature;
         }
         let half = state.x.draws() / 2;
-        // At the first level a nonlinear likelihood, seen through that much noise, prefers no image.
-        if k < levels && (k > 0 || state.basis.is_some()) {
+        if k < levels && state.basis.is_some() {
             let rho_old = if k == 0 { None } else { Some(state.ladder[k - 1]) };
             self.weigh(problem, state, rho_old, state.ladder[k])?;
         }
@@ -350,6 +370,7 @@ impl Solver for PnpDm {
             let range = p * half..(p + 1) * half;
             if state.basis.is_none() && k < levels {
                 if k % TEMPERED_EVERY == TEMPERED_EVERY - 1 {
+                    self.weigh_tempered(problem, state, range.clone(), state.ladder[k])?;
                     temper(&mut state.log_weights[range.clone()], TEMPERED_SHARE * half as f64);
                     state.smallest_ess[p] = state.smallest_ess[p].min(effective(&state.log_weights[range]));
                     self.resample(state, p, k)?;
@@ -381,11 +402,10 @@ impl Solver for PnpDm {
         let levels = state.ladder.len();
         let rho = state.ladder[levels - 1];
         // From the last level to the likelihood itself: log L(x) - log L_rho(x).
-        let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
-        state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         let half = state.x.draws() / 2;
-        if state.basis.is_none() {
-            state.log_weights.chunks_mut(half).for_each(|logs| temper(logs, TEMPERED_SHARE * half as f64));
+        if state.basis.is_some() {
+            let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
+            state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         }
         let draws = state.draws as usize;
         let shares = [draws.div_ceil(2), draws / 2];
