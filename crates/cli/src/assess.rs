@@ -214,7 +214,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             draws.images.par_iter().map(|image| ring_features(grid, image, &options)).collect::<Result<_, _>>()?;
         let passing: f64 =
             features.iter().zip(&draws.weights).filter(|(f, _)| f.is_some_and(|f| f.is_ring())).map(|(_, w)| w).sum();
-        report.insert("ring_probability".into(), json!(passing));
+        // Weights sum to one only to rounding.
+        report.insert("ring_probability".into(), json!(passing.min(1.0)));
         report.insert("ring".into(), ring_summary(&features, &draws.weights)?);
         report.insert("ring_draws".into(), features.iter().map(features_json).collect::<anyhow::Result<Vec<_>>>()?.into());
     }
