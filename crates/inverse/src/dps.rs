@@ -156,12 +156,12 @@ impl Solver for Dps {
         let spread = (t * (1.0 - alpha).sqrt()) as f32;
         let noise = state.rng.normal(state.first..state.first + n as u64, 1 + state.step as u32, &problem.prior.item_shape())?;
         let item = problem.len();
-        for i in 0..n {
+        for (i, misfit) in neg_log.iter().enumerate() {
             let pull = match self.weight {
                 DpsWeight::Bayes => (1.0 - alpha) * s * s,
                 // x = x_vp sqrt(1 + sigma^2): once for the gradient, once for the step.
                 DpsWeight::Paper { zeta } => {
-                    zeta * state.noise / (2.0 * neg_log[i]).sqrt().max(f64::MIN_POSITIVE) * ((1.0 + s * s) * (1.0 + t * t)).sqrt()
+                    zeta * state.noise / (2.0 * misfit).sqrt().max(f64::MIN_POSITIVE) * ((1.0 + s * s) * (1.0 + t * t)).sqrt()
                 }
             } as f32;
             let range = i * item..(i + 1) * item;

@@ -117,7 +117,7 @@ impl Problem<'_> {
     /// The forward model failed or parts do not fit each other.
     pub fn ensemble(&self, draws: Draws, kind: OutputKind) -> Result<Ensemble> {
         let n = draws.images.draws();
-        if draws.chains == 0 || n == 0 || n % draws.chains != 0 {
+        if draws.chains == 0 || n == 0 || !n.is_multiple_of(draws.chains) {
             return Err(Error::Invalid(format!("{n} draws cannot be shared by {} chains", draws.chains)));
         }
         let [c, y, x] = self.prior.item_shape();

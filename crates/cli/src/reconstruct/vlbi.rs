@@ -173,7 +173,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome> {
     }
     let observation = read_observation(&options.observation).context(Unusable)?;
     let (systematic, min_snr) = (options.systematic.unwrap_or(0.01), options.min_snr.unwrap_or(3.0));
-    if !(0.0..1.0).contains(&systematic) || !(min_snr >= 0.0 && min_snr.is_finite()) {
+    if !((0.0..1.0).contains(&systematic) && min_snr >= 0.0 && min_snr.is_finite()) {
         return Err(anyhow!(
             "--systematic {systematic} and --min-snr {min_snr}: expected a fraction below 1 and a number that is not negative"
         )

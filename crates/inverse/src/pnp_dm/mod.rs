@@ -448,7 +448,7 @@ impl Solver for PnpDm {
         ];
         let draws = Draws {
             images,
-            chains: if draws % 2 == 0 { 2 } else { 1 },
+            chains: if draws.is_multiple_of(2) { 2 } else { 1 },
             network_evaluations: self.evaluations(state.step),
             stats: vec![(
                 "ancestor".into(),

@@ -96,7 +96,13 @@ impl Checkpoint for PnpDmState {
         };
         let n = state.x.draws();
         let same = state.mean.shape() == state.x.shape() && state.flat.shape() == state.x.shape();
-        if !same || state.log_weights.len() != n || state.ancestors.len() != n || n % 2 != 0 || n == 0 || state.ladder.len() < 2 {
+        if !same
+            || state.log_weights.len() != n
+            || state.ancestors.len() != n
+            || !n.is_multiple_of(2)
+            || n == 0
+            || state.ladder.len() < 2
+        {
             return Err(Error::Invalid("the saved state of pnp-dm does not fit together; start again with --force".into()));
         }
         Ok(state)

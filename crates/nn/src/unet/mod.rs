@@ -224,7 +224,11 @@ impl SongUNet {
     /// Draws that are computed together: one by one on their own threads when there are enough of them, otherwise all in one, so that
     /// threads share the rows. The bits are the same.
     fn parts(draws: usize) -> Vec<Range<usize>> {
-        if draws >= rayon::current_num_threads() { (0..draws).map(|d| d..d + 1).collect() } else { Vec::from([0..draws]) }
+        if draws >= rayon::current_num_threads() {
+            (0..draws).map(|d| d..d + 1).collect()
+        } else {
+            std::iter::once(0..draws).collect()
+        }
     }
 
     fn for_parts<T: Send, R: Send>(parts: Vec<T>, f: impl Fn(T) -> Result<R> + Sync + Send) -> Result<Vec<R>> {
