@@ -78,7 +78,7 @@ fn unet(args: Unet) -> anyhow::Result<Outcome> {
     net.set_theta(net.full_size_theta(1))?;
     let x = Philox::new(1).normal(0..args.batch as u64, 0, &[1, args.res, args.res])?;
     let noise = vec![0.3f32; args.batch];
-    let forward_s = median(|| net.forward(&x, &noise).map(drop))?;
+    let forward_s = median(|| net.forward(&x, &noise).map(drop).map_err(Into::into))?;
     let forward_vjp_s = median(|| {
         let (out, tape) = net.forward_with_tape(&x, &noise)?;
         net.vjp(&tape, &out)?;

@@ -166,8 +166,8 @@ mod tests {
             let mut e = Tensor::zeros(&[1, 1, 1, 2]);
             e.data_mut()[j] = 1.0;
             let got = pullback.vjp(&e).unwrap();
-            for i in 0..2 {
-                close(got.data()[i] as f64 * 0.5625, column[i], 1e-6, "Cov(x0 | x)");
+            for (got, expected) in got.data().iter().zip(column) {
+                close(*got as f64 * 0.5625, expected, 1e-6, "Cov(x0 | x)");
             }
         }
     }

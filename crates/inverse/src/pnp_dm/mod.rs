@@ -233,7 +233,7 @@ const LARGEST_CHI2: f64 = 2.0;
 
 /// Levels between two resamplings of a nonlinear problem, and the share of a population that each leaves effective.
 const TEMPERED_EVERY: usize = 4;
-const TEMPERED_SHARE: f64 = 0.6;
+const TEMPERED_SHARE: f64 = 0.8;
 
 /// Scales log weights by the largest factor up to 1 at which the effective sample size is at least `least`.
 ///
