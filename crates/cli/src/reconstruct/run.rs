@@ -245,7 +245,11 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
         _ => Existing::Refuse,
     };
     let folder = match OutputDir::begin(&job.output.out, existing).context(Unusable)? {
-        Started::Fresh(folder) | Started::Resumed(folder) => folder,
+        Started::Fresh(folder) => folder,
+        Started::Resumed(folder) => {
+            same_settings(&folder.path().join("run.toml"), &steering).context(Unusable)?;
+            folder
+        }
         Started::Complete(path) => {
             eprintln!("halation: {} is complete", path.display());
             return Ok(Outcome::Done);
@@ -363,6 +367,25 @@ fn write_run_toml(folder: &OutputDir, steering: &toml::Table, record: &toml::Tab
     all.insert(RECORD.into(), record.clone().into());
     folder.write("run.toml", toml::to_string(&all)?.as_bytes())?;
     Ok(())
+}
+
+/// Fails unless the run that is resumed has the settings `now`; nothing of it has been touched yet.
+fn same_settings(path: &Path, now: &toml::Table) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let before = super::config::read(path)?;
+    let differs = before.keys().chain(now.keys()).find(|k| before.get(*k) != now.get(*k));
+    let show = |t: &toml::Table, k: &String| t.get(k).map_or("nothing".into(), |v| v.to_string());
+    match differs {
+        None => Ok(()),
+        Some(key) => Err(anyhow!(
+            "{}: {key}: the interrupted run has {}, this one {}; resume with the same settings (they need not be given), or start again with --force",
+            path.display(),
+            show(&before, key),
+            show(now, key)
+        )),
+    }
 }
 
 /// One network call, timed, times the calls of the plan.
