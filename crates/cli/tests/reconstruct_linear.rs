@@ -3,8 +3,16 @@
 use halation_io::{Described, H5Reader, H5Writer, TensorFile};
 use ndarray::{ArrayD, IxDyn};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+/// HDF5 locks a file that it writes, and a process that another test starts meanwhile would inherit the lock: one at a time.
+static FILES_OR_PROCESSES: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    FILES_OR_PROCESSES.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 struct Folder(tempfile::TempDir);
 
@@ -29,6 +37,7 @@ impl Folder {
     }
 
     fn problem(&self, name: &str, sigma: f64, first: f64) {
+        let _alone = alone();
         let w = H5Writer::create(&self.path(name)).unwrap();
         let a = ArrayD::from_shape_vec(IxDyn(&[2, 3]), vec![1.0, 0.5, 0.0, 0.0, 1.0, -1.0]).unwrap();
         let y = ArrayD::from_shape_vec(IxDyn(&[2]), vec![first, 0.1]).unwrap();
@@ -50,8 +59,13 @@ impl Folder {
         command
     }
 
+    fn spawn(&self, arguments: &[&str]) -> Child {
+        let _alone = alone();
+        self.command(arguments).spawn().unwrap()
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
+        self.spawn(arguments).wait_with_output().unwrap()
     }
 
     /// Runs and expects exit code 2 with `expected` on stderr and nothing written.
@@ -65,6 +79,7 @@ impl Folder {
 }
 
 fn images(folder: &Path) -> ArrayD<f64> {
+    let _alone = alone();
     H5Reader::open(&folder.join("posterior.h5")).unwrap().f64s("posterior/image").unwrap()
 }
 
@@ -108,7 +123,7 @@ fn interrupted_and_resumed() {
     let f = Folder::new();
     let options = ["--levels", "6000", "--draws", "6", "--population", "12"];
     success(&f.run(&with(&[&["-o", "whole"], &options[..]].concat())));
-    let child = f.command(&with(&[&["-o", "part"], &options[..]].concat())).spawn().unwrap();
+    let child = f.spawn(&with(&[&["-o", "part"], &options[..]].concat()));
     // run.toml is there before the solver starts; a moment later the run is under way.
     let begin = Instant::now();
     while !f.path("part.partial/run.toml").exists() {
@@ -125,7 +140,8 @@ fn interrupted_and_resumed() {
     let again = f.run(&with(&["-o", "part"]));
     assert_eq!(again.status.code(), Some(2), "an unfinished run is neither overwritten nor continued unasked");
     let other = f.run(&with(&["-o", "part", "--resume", "--seed", "9"]));
-    assert!(!other.status.success() && String::from_utf8_lossy(&other.stderr).contains("--force"));
+    let text = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.code() == Some(2) && text.contains("seed") && text.contains("--force"), "{text}");
     // The run's own settings come back without being given.
     success(&f.run(&["-o", "part", "--resume"]));
     assert_eq!(images(&f.path("whole")), images(&f.path("part")));

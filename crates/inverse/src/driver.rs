@@ -75,9 +75,8 @@ fn load<S: Checkpoint>(path: &Path, solver: &str, drive: &Drive) -> Result<S> {
     if found != solver {
         return refuse("solver", found, solver);
     }
-    let found = file.text("fingerprint")?;
-    if found != drive.fingerprint {
-        return refuse("fingerprint", found, &drive.fingerprint);
+    if file.text("fingerprint")? != drive.fingerprint {
+        return refuse("fingerprint", "other settings, inputs or prior", "its own");
     }
     S::restore(&file)
 }

@@ -8,7 +8,11 @@ use std::path::Path;
 /// The section of run.toml that records and does not steer.
 pub(super) const RECORD: &str = "record";
 
-fn read(path: &Path) -> Result<toml::Table> {
+/// The options in a file, without its record.
+///
+/// # Errors
+/// The file cannot be read or is not TOML.
+pub(super) fn read(path: &Path) -> Result<toml::Table> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let mut table: toml::Table = toml::from_str(&text)
         .map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))
