@@ -4,6 +4,7 @@ use crate::Outcome;
 
 mod config;
 mod linear;
+mod progress;
 mod run;
 mod vlbi;
 mod vlbi_output;
