@@ -107,7 +107,7 @@ impl Default for Epilogue<'_> {
     }
 }
 
-/// Convolution (cross-correlation, zero border) with stride 1: y[o] = b[o] + sum over i, ky, kx of w[o,i,ky,kx] x[i, y+ky-r, x+kx-r],
+/// Convolution (cross-correlation, zero border) with stride 1: `y[o] = b[o] + sum over i, ky, kx of w[o,i,ky,kx] x[i, y+ky-r, x+kx-r]`,
 /// r = kernel / 2. `x` must have a border of at least r. A draw's bits do not depend on the batch, and sums run over taps, then inputs.
 ///
 /// # Errors

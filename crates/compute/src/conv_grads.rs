@@ -4,7 +4,7 @@ use crate::simd::{Kernel, Simd, run};
 use crate::winograd::{self, POINTS, Tiles};
 use crate::{ConvShape, Error, Map, Result};
 
-/// Sums of weight and bias gradients of one convolution, in the kernels' own order: [tap][input][output lane].
+/// Sums of weight and bias gradients of one convolution, in the kernels' own order: `[tap][input][output lane]`.
 pub struct ConvGrads {
     shape: ConvShape,
     /// Empty until needed, like the next.
@@ -20,7 +20,7 @@ impl ConvGrads {
         Self { shape, direct: Vec::new(), winograd: Vec::new(), bias: vec![0.0; shape.outputs] }
     }
 
-    /// Adds the gradients of [`conv2d`] for input `x` and output gradient `g`, draw by draw in order: the sum does not depend on threads.
+    /// Adds the gradients of [`crate::conv2d`] for input `x` and output gradient `g`, draw by draw in order: the sum does not depend on threads.
     ///
     /// # Errors
     /// When `x` or `g` do not fit.

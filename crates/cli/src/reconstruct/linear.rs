@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Options that a TOML file may give as well.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub(crate) struct Options {
-    /// HDF5 file with A [m, d], y [m], sigma (attribute or dataset [m]) and attribute image_shape
+    /// HDF5 file with A (m x d), y (m), sigma (attribute, or dataset of m) and attribute image_shape
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<PathBuf>,
     /// Prior: a safetensors file of a network or of a Gaussian mixture

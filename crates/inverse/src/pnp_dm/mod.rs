@@ -228,6 +228,9 @@ fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_ol
 
 /// Fewer ancestors than this in a population are too few for the permutation test to find any difference at 5 %.
 const FEWEST_FAMILIES: usize = 4;
+/// What the output is where the likelihood is not linear.
+const NONLINEAR_LABEL: &str =
+    "annealed split Gibbs, tempered resampling: mode weights approximate, spread not proven; two populations";
 /// A median reduced chi2 above this is said in the label.
 const LARGEST_CHI2: f64 = 2.0;
 
@@ -427,14 +430,16 @@ impl Solver for PnpDm {
             true if agreement.agree() => "agree".into(),
             true => "do not agree".into(),
         };
+        // Tempered resampling is no valid weighting: it is repeated at every level, in both populations alike.
+        let label = if state.basis.is_some() { self.label() } else { NONLINEAR_LABEL.into() };
         let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
         let verdict = match misfit {
             Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
             None => verdict,
         };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
-        let attributes = vec![
-            ("label".into(), format!("{} ({verdict})", self.label())),
+        let mut attributes = vec![
+            ("label".into(), format!("{label} ({verdict})")),
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("rho_first_last".into(), pair([state.ladder[0], rho])),
             ("particles".into(), state.x.draws().to_string()),
@@ -442,10 +447,13 @@ impl Solver for PnpDm {
             ("final_effective_sample_size".into(), pair(final_ess)),
             ("resamplings".into(), format!("{} {}", state.resamplings[0], state.resamplings[1])),
             ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
-            ("log_evidence".into(), pair(state.log_evidence)),
             ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
             ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
         ];
+        // Tempered weights estimate no evidence.
+        if state.basis.is_some() {
+            attributes.push(("log_evidence".into(), pair(state.log_evidence)));
+        }
         let draws = Draws {
             images,
             chains: if draws.is_multiple_of(2) { 2 } else { 1 },
