@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The slow evidence. Resumable: what is done is skipped, what was interrupted goes on. Result files land in docs/proof/.
+# Needs the public data: HALATION_SHARED, or ../shared beside the source tree.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+shared=${HALATION_SHARED:-../shared}
+halation=target/release/halation
+work=${HALATION_PROOF:-proof-output}
+mkdir -p "$work"
+
+# reconstruct NAME FILES... -- OPTIONS...
+reconstruct() {
+  local name=$1 files=()
+  shift
+  while [ "$1" != -- ]; do files+=("$1"); shift; done
+  shift
+  [ -d "$work/$name" ] || "$halation" reconstruct vlbi "${files[@]}" -o "$work/$name" --resume "$@"
+  "$halation" assess "$work/$name" --json > "docs/proof/$name.json"
+  echo "$name: docs/proof/$name.json"
+}
+
+m87="$shared/data/vlbi/m87_2017"
+if [ ! -d "$m87" ]; then
+  echo "skipped: M87* needs $m87; set HALATION_SHARED"
+  exit 0
+fi
+for day in 095 096; do
+  for seed in 0 1; do
+    reconstruct "m87-$day-seed$seed" "$m87/SR1_M87_2017_${day}_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_${day}_hi_hops_netcal_StokesI.uvfits" -- --seed "$seed"
+  done
+done
+c=$shared/data/vlbi/3c279_2017
+reconstruct 3c279-095-seed0 "$c/SR1_3C279_2017_095_lo_hops_netcal_StokesI.uvfits" "$c/SR1_3C279_2017_095_hi_hops_netcal_StokesI.uvfits" --
+reconstruct sgra-synthetic-seed0 "$shared/data/vlbi/synthetic_sgra/obs.uvfits" --
