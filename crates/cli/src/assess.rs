@@ -215,7 +215,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         let passing: f64 =
             features.iter().zip(&draws.weights).filter(|(f, _)| f.is_some_and(|f| f.is_ring())).map(|(_, w)| w).sum();
         // Weights sum to one only to rounding.
-        report.insert("ring_probability".into(), json!(passing.min(1.0)));
+        // An empty sum is minus zero.
+        report.insert("ring_probability".into(), json!((passing + 0.0).min(1.0)));
         report.insert("ring".into(), ring_summary(&features, &draws.weights)?);
         report.insert("ring_draws".into(), features.iter().map(features_json).collect::<anyhow::Result<Vec<_>>>()?.into());
     }
