@@ -260,7 +260,7 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
     note("command", job.command.into());
     note("command_line", std::env::args().collect::<Vec<_>>().join(" "));
     note("device", "cpu".into());
-    note("cpu_level", cpu_level().into());
+    note("cpu_level", halation_compute::CpuLevel::current().name().into());
     note("prior_sha256", job.prior.sha256.clone());
     for (name, value) in solver.settings() {
         note(&format!("solver_{name}"), value);
@@ -419,19 +419,6 @@ fn bytes(n: u64) -> String {
     } else {
         format!("{:.1} MiB", n as f64 / (1u64 << 20) as f64)
     }
-}
-
-fn cpu_level() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return "avx512";
-        }
-        if is_x86_feature_detected!("avx2") {
-            return "avx2";
-        }
-    }
-    "portable"
 }
 
 /// An input that has to be named on the command line or in the configuration.
