@@ -31,13 +31,14 @@ pub trait Domain: Send + Sync {
     /// The image cannot be presented.
     fn present(&self, image: &[f32]) -> Result<Presented>;
 
-    /// The same image in the gauge of the prior, when the data leave that gauge free and the image is off it; none otherwise.
+    /// Moves the first image into the gauge of the prior where the data leave that gauge free (position, scale, ...), and the others by the
+    /// same transformation. Does nothing where there is no such freedom.
     ///
     /// # Errors
     /// The image has no gauge.
-    fn regauge(&self, image: &[f32]) -> Result<Option<Vec<f32>>> {
-        let _ = image;
-        Ok(None)
+    fn regauge(&self, images: &mut [&mut [f32]]) -> Result<()> {
+        let _ = images;
+        Ok(())
     }
 
     /// The observed data by name.

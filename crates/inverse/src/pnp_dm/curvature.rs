@@ -132,55 +132,99 @@ fn objective(r: &[f64], e: &[f64], z: &[f64], u: &[f64], rho: f64) -> f64 {
     0.5 * fit + 0.5 * step / (rho * rho)
 }
 
-/// Randomise-then-optimise (Bardsley et al. 2014, SIAM J. Sci. Comput. 36, A1895): z = argmin 1/2 |r(z) + e|^2 + |z - u|^2 / (2 rho^2) with
-/// u = x + rho h, by damped Gauss-Newton steps in data space, z <- u - rho^2 J^T (1 + rho^2 J J^T)^-1 (r(z_k) + e + J (u - z_k)).
-/// One step is exact where r is linear; otherwise two are made, each shortened until the objective falls.
-pub(crate) fn likelihood_half(
-    likelihood: &dyn Likelihood,
-    basis: Option<&SharedBasis>,
-    x: &[f32],
+/// The likelihood half of one particle: the likelihood linearised at x, from which every solution starts.
+pub(crate) struct LikelihoodHalf<'a> {
+    likelihood: &'a dyn Likelihood,
+    basis: Option<&'a SharedBasis>,
+    x: &'a [f32],
     rho: f64,
-    h: &[f32],
-    e: &[f32],
-) -> Result<Vec<f32>> {
-    const STEPS: usize = 2;
-    const HALVINGS: usize = 8;
-    let u: Vec<f64> = x.iter().zip(h).map(|(x, h)| *x as f64 + rho * *h as f64).collect();
-    let e: Vec<f64> = e.iter().map(|v| *v as f64).collect();
-    let mut z: Vec<f64> = x.iter().map(|v| *v as f64).collect();
-    let mut at = linearise(likelihood, x)?;
-    for step in 0..STEPS {
+    at: Box<dyn Whitened + 'a>,
+    tempered: Tempered<'a>,
+}
+
+impl<'a> LikelihoodHalf<'a> {
+    pub fn new(likelihood: &'a dyn Likelihood, basis: Option<&'a SharedBasis>, x: &'a [f32], rho: f64) -> Result<Self> {
+        let at = linearise(likelihood, x)?;
         let gram = if basis.is_some() { None } else { Some(at.gram()) };
         let tempered = Tempered::new(basis, gram.as_ref(), rho)?;
-        let ahead = at.jvp(&difference(&u, &z));
-        let target: Vec<f64> = at.value().iter().zip(&e).zip(&ahead).map(|((r, e), a)| r + e + a).collect();
-        let pull = at.vjp(&tempered.solve(&target));
-        let next: Vec<f64> = u.iter().zip(&pull).map(|(u, p)| u - rho * rho * p).collect();
-        if basis.is_some() {
+        Ok(Self { likelihood, basis, x, rho, at, tempered })
+    }
+
+    /// Number of data.
+    pub fn data(&self) -> usize {
+        self.at.value().len()
+    }
+
+    /// Randomise-then-optimise (Bardsley et al. 2014, SIAM J. Sci. Comput. 36, A1895): z = argmin 1/2 |r(z) + e|^2 + |z - u|^2 / (2 rho^2)
+    /// with u = x + rho h, by damped Gauss-Newton steps in data space,
+    /// z <- u - rho^2 J^T (1 + rho^2 J J^T)^-1 (r(z_k) + e + J (u - z_k)).
+    /// One step is exact where r is linear; otherwise two are made, each shortened until the objective falls.
+    /// With h = e = 0 this is the mean of z given x (where r is linear).
+    pub fn solve(&self, h: &[f32], e: &[f32]) -> Result<Vec<f32>> {
+        let rho = self.rho;
+        let u: Vec<f64> = self.x.iter().zip(h).map(|(x, h)| *x as f64 + rho * *h as f64).collect();
+        let e: Vec<f64> = e.iter().map(|v| *v as f64).collect();
+        let z: Vec<f64> = self.x.iter().map(|v| *v as f64).collect();
+        let next = gauss_newton(self.at.as_ref(), &self.tempered, &z, &u, &e, rho);
+        if self.basis.is_some() {
             return Ok(to_f32(&next));
         }
-        let before = objective(at.value(), &e, &z, &u, rho);
-        let mut length = 1.0;
-        let mut moved = false;
-        for _ in 0..HALVINGS {
-            let trial: Vec<f64> = z.iter().zip(&next).map(|(z, n)| z + length * (n - z)).collect();
-            // A trial that leaves the domain of the forward model is only too long.
-            if let Some(there) = likelihood.residual(&to_f32(&trial))? {
-                let value = objective(there.value(), &e, &trial, &u, rho);
-                if value.is_finite() && value < before {
-                    z = trial;
-                    at = there;
-                    moved = true;
-                    break;
-                }
+        let Some((z, at)) = shorten(self.likelihood, self.at.value(), &z, &next, &u, &e, rho)? else { return Ok(to_f32(&z)) };
+        let tempered = Tempered::new(None, Some(&at.gram()), rho)?;
+        let next = gauss_newton(at.as_ref(), &tempered, &z, &u, &e, rho);
+        let z = shorten(self.likelihood, at.value(), &z, &next, &u, &e, rho)?.map_or(z, |(z, _)| z);
+        Ok(to_f32(&z))
+    }
+}
+
+fn gauss_newton(at: &dyn Whitened, tempered: &Tempered, z: &[f64], u: &[f64], e: &[f64], rho: f64) -> Vec<f64> {
+    let ahead = at.jvp(&difference(u, z));
+    let target: Vec<f64> = at.value().iter().zip(e).zip(&ahead).map(|((r, e), a)| r + e + a).collect();
+    let pull = at.vjp(&tempered.solve(&target));
+    u.iter().zip(&pull).map(|(u, p)| u - rho * rho * p).collect()
+}
+
+/// The first of z + (next - z) 2^-k at which the objective is below that at z, with its linearisation; none when all fail.
+fn shorten<'a>(
+    likelihood: &'a dyn Likelihood,
+    r: &[f64],
+    z: &[f64],
+    next: &[f64],
+    u: &[f64],
+    e: &[f64],
+    rho: f64,
+) -> Result<Option<(Vec<f64>, Box<dyn Whitened + 'a>)>> {
+    const HALVINGS: i32 = 8;
+    let before = objective(r, e, z, u, rho);
+    for k in 0..HALVINGS {
+        let trial: Vec<f64> = z.iter().zip(next).map(|(z, n)| z + 0.5f64.powi(k) * (n - z)).collect();
+        // A trial that leaves the domain of the forward model is only too long.
+        if let Some(there) = likelihood.residual(&to_f32(&trial))? {
+            let value = objective(there.value(), e, &trial, u, rho);
+            if value.is_finite() && value < before {
+                return Ok(Some((trial, there)));
             }
-            length *= 0.5;
-        }
-        if !moved || step + 1 == STEPS {
-            break;
         }
     }
-    Ok(to_f32(&z))
+    Ok(None)
+}
+
+/// log L_new(x) - log L_old(x) of one particle of a nonlinear problem, for levels close to each other.
+///
+/// The likelihood is linearised at `z`, a draw from p(z | x_before) that fits the data: r(x) ~ r(z) + J (x - z). Far from the data x
+/// itself says nothing about the residual near the images that x and the data allow. With A = (1 + rho^2 G)^-1 at the middle level,
+/// d log L_rho / d ln rho = (A r)^T (1 - A) r - tr(1 - A).
+pub(crate) fn increment_at(likelihood: &dyn Likelihood, z: &[f32], x: &[f32], rho_old: f64, rho_new: f64) -> Result<f64> {
+    let at = linearise(likelihood, z)?;
+    let away: Vec<f64> = x.iter().zip(z).map(|(x, z)| *x as f64 - *z as f64).collect();
+    let r: Vec<f64> = at.value().iter().zip(at.jvp(&away)).map(|(r, step)| r + step).collect();
+    let mut a = at.gram() * (rho_old * rho_new);
+    a.diag_mut().iter_mut().for_each(|v| *v += 1.0);
+    let factor = Factor::new(&a, "1 + rho^2 J J^T of a particle")?;
+    let ar = factor.solve(&r);
+    let explained = dot(&ar, &difference(&r, &ar));
+    let directions = r.len() as f64 - factor.trace_of_inverse()?;
+    Ok((rho_new / rho_old).ln() * (explained - directions))
 }
 
 /// log L_new(x) - log L_old(x) of one particle. `rho_old` none: from no likelihood at all.
@@ -195,13 +239,6 @@ pub(crate) fn increment(
     let gram = if basis.is_some() { None } else { Some(at.gram()) };
     let value = |rho: f64| -> Result<f64> { Ok(Tempered::new(basis, gram.as_ref(), rho)?.log_likelihood(at.value())) };
     Ok(value(rho_new)? - rho_old.map(value).transpose()?.unwrap_or(0.0))
-}
-
-/// 1/2 r^T (1 + rho^2 G)^-1 r of one particle: the misfit that noise of width rho does not explain.
-pub(crate) fn tempered_misfit(likelihood: &dyn Likelihood, x: &[f32], rho: f64) -> Result<f64> {
-    let at = linearise(likelihood, x)?;
-    let r = at.value();
-    Ok(0.5 * dot(r, &Tempered::new(None, Some(&at.gram()), rho)?.solve(r)))
 }
 
 /// The residual of one particle in the shared basis, split into that of its conditional mean and the noise of its draw.

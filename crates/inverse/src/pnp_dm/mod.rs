@@ -23,9 +23,7 @@ pub use state::PnpDmState;
 use crate::numeric::log_sum_exp;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
-use curvature::{
-    SharedBasis, Split, control_variates, increment, largest_curvature, likelihood_half, linearise, split, tempered_misfit,
-};
+use curvature::{LikelihoodHalf, SharedBasis, Split, control_variates, increment, increment_at, largest_curvature, linearise, split};
 use halation_compute::{Philox, Tensor};
 use halation_posterior::{Ensemble, OutputKind};
 use prior_half::{CALLS, flat_variance, prior_half};
@@ -96,8 +94,7 @@ impl PnpDm {
         const STEPS: usize = 60;
         const SHARE: f64 = 0.8;
         if basis.is_none() {
-            // Far from the data a nonlinear residual says nothing about the weights: noise of 1.5 pixel ranges covers any image.
-            return Ok(1.5 * problem.pixel_range());
+            return Ok(NONLINEAR_FIRST * problem.pixel_range());
         }
         let count = x.len() as f64;
         let mean = x.data().iter().map(|v| *v as f64).sum::<f64>() / count;
@@ -146,6 +143,7 @@ impl PnpDm {
         state.x = state.x.select(&index)?;
         state.mean = state.mean.select(&index)?;
         state.flat = state.flat.select(&index)?;
+        state.z = state.z.select(&index)?;
         state.ancestors = index.iter().map(|i| state.ancestors[*i]).collect();
         state.log_weights[range].fill(0.0);
         state.resamplings[population] += 1;
@@ -166,58 +164,77 @@ impl PnpDm {
                 state.log_weights[p * half..(p + 1) * half].iter_mut().zip(correction).for_each(|(w, c)| *w += c);
             }
         }
-        if let Some(i) = state.log_weights.iter().position(|w| !w.is_finite()) {
-            return Err(Error::Numerical(format!("the weight of particle {i} is {} at rho = {rho}", state.log_weights[i])));
-        }
-        Ok(())
+        finite_weights(&state.log_weights, rho)
     }
 
-    /// Log weights of a nonlinear problem: minus the misfit of the conditional mean that the noise of this level does not explain.
-    ///
-    /// The noise of x itself in directions that the next likelihood half redraws says nothing about the particle's future. The
-    /// determinant is left out: taken from a linearisation far from the data, it would rank images by their size, not by their fit.
-    fn weigh_tempered(&self, problem: &Problem, state: &mut PnpDmState, range: Range<usize>, rho: f64) -> Result<()> {
-        let logs: Vec<f64> = range
-            .clone()
+    /// Adds the weights of a nonlinear problem from this level to the next, for the x and z that the sweep just made.
+    fn weigh_ahead(&self, problem: &Problem, state: &mut PnpDmState, rho: f64, next: f64) -> Result<()> {
+        let logs: Vec<f64> = (0..state.x.draws())
             .into_par_iter()
-            .map(|i| Ok(-tempered_misfit(problem.likelihood, state.mean.item(i), rho)?))
+            .map(|i| increment_at(problem.likelihood, state.z.item(i), state.x.item(i), rho, next))
             .collect::<Result<_>>()?;
-        state.log_weights[range].copy_from_slice(&logs);
-        Ok(())
+        state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
+        finite_weights(&state.log_weights, next)
     }
 
-    fn sweep(&self, problem: &Problem, state: &mut PnpDmState, rho: f64) -> Result<()> {
+    /// Both conditionals at level `rho`. `before`: the level of the state's x and z, where this sweep shall not walk at random.
+    fn sweep(&self, problem: &Problem, state: &mut PnpDmState, rho: f64, before: Option<f64>) -> Result<()> {
         let step = state.step as u32;
         let (images, data) = (state.rng.stream(LIKELIHOOD_IMAGE), state.rng.stream(LIKELIHOOD_DATA));
         let (n, d) = (state.x.draws(), problem.len());
-        let x = &state.x;
-        let basis = state.basis.as_ref();
-        let m = linearise(problem.likelihood, x.item(0))?.value().len();
+        let (x, z, basis) = (&state.x, &state.z, state.basis.as_ref());
         let items: Vec<Vec<f32>> = (0..n)
             .into_par_iter()
             .map(|i| {
-                let (mut h, mut e) = (vec![0.0; d], vec![0.0; m]);
+                let half = LikelihoodHalf::new(problem.likelihood, basis, x.item(i), rho)?;
+                let (mut h, mut e) = (vec![0.0; d], vec![0.0; half.data()]);
                 images.fill_normal(i as u64, step, &mut h);
                 data.fill_normal(i as u64, step, &mut e);
-                likelihood_half(problem.likelihood, basis, x.item(i), rho, &h, &e)
+                let mut draw = half.solve(&h, &e)?;
+                if let Some(before) = before {
+                    h.fill(0.0);
+                    e.fill(0.0);
+                    overrelax(&mut draw, &half.solve(&h, &e)?, z.item(i), rho / before);
+                }
+                Ok(draw)
             })
             .collect::<Result<_>>()?;
-        let z = Tensor::from_vec(&problem.shape(n), items.concat())?;
-        let draw = prior_half(problem.prior, z, rho, state.rng.stream(PRIOR), step * CALLS as u32)?;
-        (state.x, state.mean, state.flat) = (draw.x, draw.mean, draw.flat);
-        for images in [&mut state.x, &mut state.mean] {
-            let data = images.data_mut();
-            data.par_chunks_mut(d).try_for_each(|item| -> Result<()> {
-                if let Some(moved) = problem.domain.regauge(item)? {
-                    item.copy_from_slice(&moved);
-                }
-                Ok(())
-            })?;
+        state.z = Tensor::from_vec(&problem.shape(n), items.concat())?;
+        let mut draw = prior_half(problem.prior, state.z.clone(), rho, state.rng.stream(PRIOR), step * CALLS as u32)?;
+        if before.is_some() {
+            let parts = draw.x.data_mut().par_chunks_mut(d).zip(draw.mean.data().par_chunks(d)).zip(state.x.data().par_chunks(d));
+            parts.for_each(|((x, mean), previous)| overrelax(x, mean, previous, 1.0));
         }
+        (state.x, state.mean, state.flat) = (draw.x, draw.mean, draw.flat);
         if let Some(i) = state.x.data().iter().position(|v| !v.is_finite()) {
             return Err(Error::Numerical(format!("particle {} is not finite after the prior half at rho = {rho}", i / d)));
         }
         Ok(())
+    }
+
+    /// Brings every particle back into the gauge of the prior.
+    fn regauge(&self, problem: &Problem, state: &mut PnpDmState) -> Result<()> {
+        let d = problem.len();
+        let others = state.mean.data_mut().par_chunks_mut(d).zip(state.z.data_mut().par_chunks_mut(d));
+        state.x.data_mut().par_chunks_mut(d).zip(others).try_for_each(|(x, (mean, z))| problem.domain.regauge(&mut [x, mean, z]))
+    }
+}
+
+/// Adler's overrelaxation (1981, Phys. Rev. D 23, 2901): to the other side of the conditional mean, with as much fresh noise as keeps the
+/// variance. Where x and z hold each other within rho, plain Gibbs sweeps walk at random; these keep their direction for
+/// 1 / (1 - OVERRELAXATION) sweeps. `ratio`: of the conditional's width to that of `previous`.
+fn overrelax(draw: &mut [f32], mean: &[f32], previous: &[f32], ratio: f64) {
+    let fresh = (1.0 - OVERRELAXATION * OVERRELAXATION).sqrt() as f32;
+    let back = (OVERRELAXATION * ratio) as f32;
+    for ((v, m), p) in draw.iter_mut().zip(mean).zip(previous) {
+        *v = m - back * (p - m) + fresh * (*v - m);
+    }
+}
+
+fn finite_weights(logs: &[f64], rho: f64) -> Result<()> {
+    match logs.iter().position(|w| !w.is_finite()) {
+        Some(i) => Err(Error::Numerical(format!("the weight of particle {i} is {} at rho = {rho}", logs[i]))),
+        None => Ok(()),
     }
 }
 
@@ -229,31 +246,19 @@ fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_ol
 /// Fewer ancestors than this in a population are too few for the permutation test to find any difference at 5 %.
 const FEWEST_FAMILIES: usize = 4;
 /// What the output is where the likelihood is not linear.
-const NONLINEAR_LABEL: &str =
-    "annealed split Gibbs, tempered resampling: mode weights approximate, spread not proven; two populations";
+const NONLINEAR_LABEL: &str = "annealed split Gibbs, linearised weights: spread approximate, mode weights checked by two populations";
 /// A median reduced chi2 above this is said in the label.
 const LARGEST_CHI2: f64 = 2.0;
 
-/// Levels between two resamplings of a nonlinear problem, and the share of a population that each leaves effective.
-const TEMPERED_EVERY: usize = 4;
-const TEMPERED_SHARE: f64 = 0.8;
-
-/// Scales log weights by the largest factor up to 1 at which the effective sample size is at least `least`.
-///
-/// Far from the data the linearised weights of a nonlinear likelihood are right in tendency, not in size: taken at their word, they
-/// leave one ancestor after a few levels.
-fn temper(logs: &mut [f64], least: f64) {
-    let (mut low, mut high) = (0.0, 1.0);
-    let scaled = |factor: f64| logs.iter().map(|l| l * factor).collect::<Vec<_>>();
-    if effective(logs) < least {
-        for _ in 0..50 {
-            let middle: f64 = 0.5 * (low + high);
-            if effective(&scaled(middle)) < least { high = middle } else { low = middle }
-        }
-        let tempered = scaled(low);
-        logs.copy_from_slice(&tempered);
-    }
-}
+/// First level of a nonlinear problem, in pixel ranges: this noise covers any image.
+const NONLINEAR_FIRST: f64 = 1.5;
+/// A nonlinear problem is weighted from this level on, in pixel ranges. Above, the noise in the model visibilities is as large as themselves,
+/// so that no linearisation holds, and a sweep forgets all but the roughest structure anyway.
+const NONLINEAR_WEIGHTS: f64 = 0.5;
+/// Sweeps of a nonlinear problem are overrelaxed from this level on, in pixel ranges: above, the conditionals are too far from Gaussian.
+const NONLINEAR_OVERRELAXED: f64 = 0.06;
+/// How far to the other side of the mean overrelaxation goes.
+const OVERRELAXATION: f64 = 0.9;
 
 /// Effective sample size of log weights (Kong 1992).
 fn effective(logs: &[f64]) -> f64 {
@@ -370,17 +375,7 @@ impl Solver for PnpDm {
             self.weigh(problem, state, rho_old, state.ladder[k])?;
         }
         for p in 0..2 {
-            let range = p * half..(p + 1) * half;
-            if state.basis.is_none() && k < levels {
-                if k % TEMPERED_EVERY == TEMPERED_EVERY - 1 {
-                    self.weigh_tempered(problem, state, range.clone(), state.ladder[k])?;
-                    temper(&mut state.log_weights[range.clone()], TEMPERED_SHARE * half as f64);
-                    state.smallest_ess[p] = state.smallest_ess[p].min(effective(&state.log_weights[range]));
-                    self.resample(state, p, k)?;
-                }
-                continue;
-            }
-            let ess = effective(&state.log_weights[range]);
+            let ess = effective(&state.log_weights[p * half..(p + 1) * half]);
             state.smallest_ess[p] = state.smallest_ess[p].min(ess);
             let last_chance = k == levels && ess < half as f64 * (1.0 - 1e-9);
             if (k < levels && ess < self.resample_below * half as f64) || last_chance {
@@ -388,7 +383,18 @@ impl Solver for PnpDm {
             }
         }
         let rho = state.ladder[k.min(levels - 1)];
-        self.sweep(problem, state, rho)?;
+        if state.basis.is_some() {
+            self.sweep(problem, state, rho, None)?;
+        } else {
+            let before = if k == 0 { rho } else { state.ladder[(k - 1).min(levels - 1)] };
+            let local = before < NONLINEAR_OVERRELAXED * problem.pixel_range();
+            self.sweep(problem, state, rho, local.then_some(before))?;
+            if k + 1 < levels && rho <= NONLINEAR_WEIGHTS * problem.pixel_range() {
+                let next = state.ladder[k + 1];
+                self.weigh_ahead(problem, state, rho, next)?;
+            }
+            self.regauge(problem, state)?;
+        }
         state.step += 1;
         let ess = (0..2).map(|p| effective(&state.log_weights[p * half..(p + 1) * half])).fold(f64::INFINITY, f64::min);
         Ok(StepInfo {
@@ -406,10 +412,8 @@ impl Solver for PnpDm {
         let rho = state.ladder[levels - 1];
         // From the last level to the likelihood itself: log L(x) - log L_rho(x).
         let half = state.x.draws() / 2;
-        if state.basis.is_some() {
-            let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
-            state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
-        }
+        let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
+        state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         let draws = state.draws as usize;
         let shares = [draws.div_ceil(2), draws / 2];
         let (mut index, mut final_ess) = (Vec::new(), [0.0; 2]);
@@ -423,19 +427,17 @@ impl Solver for PnpDm {
         let images = state.x.select(&index)?;
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
         let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
-        let agreement = agreement::compare(&images, shares[0], &ancestors, state.rng.stream(RELABEL))?;
         let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
-        let verdict = match families.iter().all(|f| *f >= FEWEST_FAMILIES) {
-            false => format!("cannot be compared: {} and {} ancestors are left", families[0], families[1]),
-            true if agreement.agree() => "agree".into(),
-            true => "do not agree".into(),
-        };
-        // Tempered resampling is no valid weighting: it is repeated at every level, in both populations alike.
+        // With too few families to exchange, each draw counts as one of its own: the sterner test, for relatives are too alike.
+        let exchanged = if families.iter().all(|f| *f >= FEWEST_FAMILIES) { "families" } else { "draws" };
+        let family: Vec<u64> = if exchanged == "families" { ancestors.clone() } else { (0..draws as u64).collect() };
+        let agreement = agreement::compare(&images, shares[0], &family, state.rng.stream(RELABEL))?;
+        let verdict = if agreement.agree() { "agree" } else { "do not agree" };
         let label = if state.basis.is_some() { self.label() } else { NONLINEAR_LABEL.into() };
         let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
         let verdict = match misfit {
             Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
-            None => verdict,
+            None => verdict.into(),
         };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let mut attributes = vec![
@@ -448,9 +450,10 @@ impl Solver for PnpDm {
             ("resamplings".into(), format!("{} {}", state.resamplings[0], state.resamplings[1])),
             ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
             ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
+            ("populations_exchanged".into(), exchanged.into()),
             ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
         ];
-        // Tempered weights estimate no evidence.
+        // A nonlinear problem is weighted from the middle of the anneal on: no evidence.
         if state.basis.is_some() {
             attributes.push(("log_evidence".into(), pair(state.log_evidence)));
         }
