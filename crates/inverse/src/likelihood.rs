@@ -20,6 +20,15 @@ pub trait Likelihood: Send + Sync {
         Ok(None)
     }
 
+    /// As [`Likelihood::residual`], as far as it can be seen through Gaussian noise of standard deviation `rho` in every pixel of x: where
+    /// the residual takes logarithms or angles of numbers that are no larger than this noise, it and its derivatives stop growing.
+    /// Its value r and gram G are for log E exp(-|r(x + rho h)|^2 / 2) ~ -1/2 r^T (1 + rho^2 G)^-1 r - 1/2 log det(1 + rho^2 G);
+    /// rho = 0 and linear problems give the residual itself.
+    fn residual_under_noise(&self, x: &[f32], rho: f64) -> Result<Option<Box<dyn Whitened + '_>>> {
+        let _ = rho;
+        self.residual(x)
+    }
+
     /// The linear operator and noise when the problem is linear and Gaussian.
     fn linear_gaussian(&self) -> Option<LinearGaussian<'_>> {
         None

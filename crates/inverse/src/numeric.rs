@@ -72,12 +72,6 @@ impl Factor {
         x
     }
 
-    /// Trace of A^-1.
-    pub fn trace_of_inverse(&self) -> Result<f64> {
-        let inverse = self.half_solve(&Array2::eye(self.lower.nrows()))?;
-        Ok(inverse.iter().map(|v| v * v).sum())
-    }
-
     /// L^-1 B.
     pub fn half_solve(&self, b: &Array2<f64>) -> Result<Array2<f64>> {
         self.lower

@@ -31,6 +31,16 @@ pub trait Domain: Send + Sync {
     /// The image cannot be presented.
     fn present(&self, image: &[f32]) -> Result<Presented>;
 
+    /// Takes out of all draws together what differs between them by freedom of the data alone (a residual shift), so that pixel statistics
+    /// compare like with like; what is removed goes into their numbers.
+    ///
+    /// # Errors
+    /// The draws cannot be aligned.
+    fn align(&self, draws: &mut [Presented]) -> Result<()> {
+        let _ = draws;
+        Ok(())
+    }
+
     /// Moves the first image into the gauge of the prior where the data leave that gauge free (position, scale, ...), and the others by the
     /// same transformation. Does nothing where there is no such freedom.
     ///
@@ -123,8 +133,9 @@ impl Problem<'_> {
         }
         let [c, y, x] = self.prior.item_shape();
         let (chains, each) = (draws.chains, n / draws.chains);
-        let presented: Vec<Presented> =
+        let mut presented: Vec<Presented> =
             (0..n).into_par_iter().map(|i| self.domain.present(draws.images.item(i))).collect::<Result<_>>()?;
+        self.domain.align(&mut presented)?;
         let chi2: Vec<Vec<(String, f64)>> =
             (0..n).into_par_iter().map(|i| self.domain.reduced_chi2(draws.images.item(i))).collect::<Result<_>>()?;
         let predicted: Vec<BTreeMap<String, ArrayD<f64>>> =

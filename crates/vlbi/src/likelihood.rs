@@ -120,7 +120,22 @@ impl VlbiLikelihood {
 
     /// The whitened residual of the image u, with the model visibilities it stands on.
     pub(crate) fn evaluate(&self, image: &[f64]) -> Evaluation {
-        let (re, im) = self.fourier.forward(image);
+        self.evaluate_under_noise(image, 0.0)
+    }
+
+    /// As seen through Gaussian noise of standard deviation `noise` in every pixel of u: amplitudes are raised to
+    /// sqrt(|V|^2 + s^2), s the noise's standard deviation in Re V and Im V, so that relative errors of V never exceed one.
+    pub(crate) fn evaluate_under_noise(&self, image: &[f64], noise: f64) -> Evaluation {
+        let (mut re, mut im) = self.fourier.forward(image);
+        if noise > 0.0 && self.settings.data != DataProducts::CalibratedVisibilities {
+            let (cos, sin) = self.fourier_gram();
+            for (k, (re, im)) in re.iter_mut().zip(&mut im).enumerate() {
+                let variance = 0.5 * noise * noise * (cos[[k, k]] + sin[[k, k]]);
+                let power = (*re * *re + *im * *im).max(1e-12 * variance);
+                let raise = (1.0 + variance / power).sqrt();
+                (*re, *im) = (raise * *re, raise * *im);
+            }
+        }
         let (scale, sum) = self.scale(image);
         let mut residual = vec![0.0; self.rows];
         for term in &self.terms {
@@ -237,6 +252,10 @@ impl Likelihood for VlbiLikelihood {
     }
 
     fn residual(&self, x: &[f32]) -> halation_inverse::Result<Option<Box<dyn Whitened + '_>>> {
+        self.residual_under_noise(x, 0.0)
+    }
+
+    fn residual_under_noise(&self, x: &[f32], rho: f64) -> halation_inverse::Result<Option<Box<dyn Whitened + '_>>> {
         let found = x.len();
         if found != self.fourier.grid().len() {
             return Err(halation_inverse::Error::Invalid(format!(
@@ -244,7 +263,8 @@ impl Likelihood for VlbiLikelihood {
                 self.fourier.grid().len()
             )));
         }
-        let at = self.evaluate(&self.settings.units.image(x));
+        let units = self.settings.units;
+        let at = self.evaluate_under_noise(&units.image(x), rho * units.scale);
         if at.residual.iter().any(|r| !r.is_finite()) {
             return Err(halation_inverse::Error::Numerical(
                 "VLBI likelihood: the residual is not finite: the image holds NaN or infinity".to_string(),

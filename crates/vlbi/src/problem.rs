@@ -1,6 +1,6 @@
 //! An observation as a problem: what the solvers' driver asks of the domain about fit, gauge, data and predictions.
 
-use crate::{ClosureData, DataProducts, FluxScale, ImageGrid, LikelihoodSettings, Prepared, Result, VlbiLikelihood};
+use crate::{ClosureData, DataProducts, FluxScale, ImageGrid, LikelihoodSettings, Prepared, Result, VlbiLikelihood, align};
 use halation_inverse::{Domain, Presented};
 use halation_posterior::{Axis, Variable};
 use ndarray::{ArrayD, IxDyn};
@@ -90,6 +90,24 @@ impl Domain for VlbiProblem {
             }
         }
         Ok(Presented { image: centred.iter().map(|v| (v * scale) as f32).collect(), stats })
+    }
+
+    /// The centroid that the gauge fixes moves with faint extended flux, and the structure with it: draws are shifted onto each other by
+    /// their cross-correlation.
+    fn align(&self, draws: &mut [Presented]) -> halation_inverse::Result<()> {
+        if self.likelihood.settings().data == DataProducts::CalibratedVisibilities {
+            return Ok(());
+        }
+        let grid = self.likelihood.fourier().grid();
+        let images: Vec<Vec<f64>> = draws.iter().map(|d| d.image.iter().map(|v| *v as f64).collect()).collect();
+        let aligned = align::align(&grid, &images).map_err(|e| halation_inverse::Error::Invalid(e.to_string()))?;
+        for ((draw, image), removed) in draws.iter_mut().zip(&aligned.images).zip(&aligned.removed) {
+            draw.image = image.iter().map(|v| *v as f32).collect();
+            for (name, shift) in [("shift_east_rad", removed.east_rad), ("shift_north_rad", removed.north_rad)] {
+                *draw.stats.entry(name.to_string()).or_default() += shift;
+            }
+        }
+        Ok(())
     }
 
     /// Moved by whole pixels so that the flux centroid lies within half a pixel of the field's centre (what enters is empty sky), and scaled

@@ -109,8 +109,11 @@ impl<'a> Tempered<'a> {
 
 /// The residual at `x`.
 pub(crate) fn linearise<'a>(likelihood: &'a dyn Likelihood, x: &[f32]) -> Result<Box<dyn Whitened + 'a>> {
-    let whitened =
-        likelihood.residual(x)?.ok_or_else(|| Error::Numerical("the likelihood has no residual at a particle".into()))?;
+    checked(likelihood.residual(x)?)
+}
+
+fn checked(whitened: Option<Box<dyn Whitened + '_>>) -> Result<Box<dyn Whitened + '_>> {
+    let whitened = whitened.ok_or_else(|| Error::Numerical("the likelihood has no residual at a particle".into()))?;
     if whitened.value().iter().any(|v| !v.is_finite()) {
         return Err(Error::Numerical("the residual of a particle is not finite: the forward model failed at this image".into()));
     }
@@ -209,36 +212,12 @@ fn shorten<'a>(
     Ok(None)
 }
 
-/// log L_new(x) - log L_old(x) of one particle of a nonlinear problem, for levels close to each other.
-///
-/// The likelihood is linearised at `z`, a draw from p(z | x_before) that fits the data: r(x) ~ r(z) + J (x - z). Far from the data x
-/// itself says nothing about the residual near the images that x and the data allow. With A = (1 + rho^2 G)^-1 at the middle level,
-/// d log L_rho / d ln rho = (A r)^T (1 - A) r - tr(1 - A).
-pub(crate) fn increment_at(likelihood: &dyn Likelihood, z: &[f32], x: &[f32], rho_old: f64, rho_new: f64) -> Result<f64> {
-    let at = linearise(likelihood, z)?;
-    let away: Vec<f64> = x.iter().zip(z).map(|(x, z)| *x as f64 - *z as f64).collect();
-    let r: Vec<f64> = at.value().iter().zip(at.jvp(&away)).map(|(r, step)| r + step).collect();
-    let mut a = at.gram() * (rho_old * rho_new);
-    a.diag_mut().iter_mut().for_each(|v| *v += 1.0);
-    let factor = Factor::new(&a, "1 + rho^2 J J^T of a particle")?;
-    let ar = factor.solve(&r);
-    let explained = dot(&ar, &difference(&r, &ar));
-    let directions = r.len() as f64 - factor.trace_of_inverse()?;
-    Ok((rho_new / rho_old).ln() * (explained - directions))
-}
-
-/// log L_new(x) - log L_old(x) of one particle. `rho_old` none: from no likelihood at all.
-pub(crate) fn increment(
-    likelihood: &dyn Likelihood,
-    basis: Option<&SharedBasis>,
-    x: &[f32],
-    rho_old: Option<f64>,
-    rho_new: f64,
-) -> Result<f64> {
-    let at = linearise(likelihood, x)?;
+/// log L_rho(x) of one particle, up to a constant. Where the problem is nonlinear, the residual is that under the level's noise: a function
+/// of x and rho alone, so that the weights from level to level telescope.
+pub(crate) fn log_likelihood(likelihood: &dyn Likelihood, basis: Option<&SharedBasis>, x: &[f32], rho: f64) -> Result<f64> {
+    let at = checked(likelihood.residual_under_noise(x, rho)?)?;
     let gram = if basis.is_some() { None } else { Some(at.gram()) };
-    let value = |rho: f64| -> Result<f64> { Ok(Tempered::new(basis, gram.as_ref(), rho)?.log_likelihood(at.value())) };
-    Ok(value(rho_new)? - rho_old.map(value).transpose()?.unwrap_or(0.0))
+    Ok(Tempered::new(basis, gram.as_ref(), rho)?.log_likelihood(at.value()))
 }
 
 /// The residual of one particle in the shared basis, split into that of its conditional mean and the noise of its draw.

@@ -23,7 +23,7 @@ pub use state::PnpDmState;
 use crate::numeric::log_sum_exp;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
-use curvature::{LikelihoodHalf, SharedBasis, Split, control_variates, increment, increment_at, largest_curvature, linearise, split};
+use curvature::{LikelihoodHalf, SharedBasis, Split, control_variates, largest_curvature, linearise, log_likelihood, split};
 use halation_compute::{Philox, Tensor};
 use halation_posterior::{Ensemble, OutputKind};
 use prior_half::{CALLS, flat_variance, prior_half};
@@ -167,16 +167,6 @@ impl PnpDm {
         finite_weights(&state.log_weights, rho)
     }
 
-    /// Adds the weights of a nonlinear problem from this level to the next, for the x and z that the sweep just made.
-    fn weigh_ahead(&self, problem: &Problem, state: &mut PnpDmState, rho: f64, next: f64) -> Result<()> {
-        let logs: Vec<f64> = (0..state.x.draws())
-            .into_par_iter()
-            .map(|i| increment_at(problem.likelihood, state.z.item(i), state.x.item(i), rho, next))
-            .collect::<Result<_>>()?;
-        state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
-        finite_weights(&state.log_weights, next)
-    }
-
     /// Both conditionals at level `rho`. `before`: the level of the state's x and z, where this sweep shall not walk at random.
     fn sweep(&self, problem: &Problem, state: &mut PnpDmState, rho: f64, before: Option<f64>) -> Result<()> {
         let step = state.step as u32;
@@ -238,25 +228,29 @@ fn finite_weights(logs: &[f64], rho: f64) -> Result<()> {
     }
 }
 
-/// log L_rho(x) - log L_rho_old(x) of every particle.
+/// log L_rho(x) - log L_rho_old(x) of every particle; `rho_old` none: from no likelihood at all.
 fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_old: Option<f64>, rho: f64) -> Result<Vec<f64>> {
-    (0..x.draws()).into_par_iter().map(|i| increment(problem.likelihood, basis, x.item(i), rho_old, rho)).collect()
+    let value = |i: usize, rho: f64| log_likelihood(problem.likelihood, basis, x.item(i), rho);
+    (0..x.draws())
+        .into_par_iter()
+        .map(|i| Ok(value(i, rho)? - rho_old.map(|rho| value(i, rho)).transpose()?.unwrap_or(0.0)))
+        .collect()
 }
 
 /// Fewer ancestors than this in a population are too few for the permutation test to find any difference at 5 %.
 const FEWEST_FAMILIES: usize = 4;
 /// What the output is where the likelihood is not linear.
-const NONLINEAR_LABEL: &str = "annealed split Gibbs, linearised weights: spread approximate, mode weights checked by two populations";
+const NONLINEAR_LABEL: &str =
+    "annealed split Gibbs, linearised weights: spread approximate, mode weights checked by two populations";
 /// A median reduced chi2 above this is said in the label.
 const LARGEST_CHI2: f64 = 2.0;
 
 /// First level of a nonlinear problem, in pixel ranges: this noise covers any image.
 const NONLINEAR_FIRST: f64 = 1.5;
-/// A nonlinear problem is weighted from this level on, in pixel ranges. Above, the noise in the model visibilities is as large as themselves,
-/// so that no linearisation holds, and a sweep forgets all but the roughest structure anyway.
-const NONLINEAR_WEIGHTS: f64 = 0.5;
-/// Sweeps of a nonlinear problem are overrelaxed from this level on, in pixel ranges: above, the conditionals are too far from Gaussian.
-const NONLINEAR_OVERRELAXED: f64 = 0.06;
+/// From this level on, in pixel ranges, a nonlinear problem is taken as local: its linearisation gives weights, and its conditionals are
+/// near enough to Gaussian to be overrelaxed. Above, a sweep forgets all but the roughest structure, and weights would compare faint with
+/// bright images by how noise drowns them, hundreds of nats in favour of the faint.
+const NONLINEAR_LOCAL: f64 = 0.06;
 /// How far to the other side of the mean overrelaxation goes.
 const OVERRELAXATION: f64 = 0.9;
 
@@ -370,9 +364,12 @@ impl Solver for PnpDm {
             state.curvature = curvature;
         }
         let half = state.x.draws() / 2;
-        if k < levels && state.basis.is_some() {
-            let rho_old = if k == 0 { None } else { Some(state.ladder[k - 1]) };
-            self.weigh(problem, state, rho_old, state.ladder[k])?;
+        let rho = state.ladder[k.min(levels - 1)];
+        let before = k.checked_sub(1).map(|k| state.ladder[k.min(levels - 1)]);
+        let linear = state.basis.is_some();
+        let local = before.filter(|before| !linear && *before < NONLINEAR_LOCAL * problem.pixel_range());
+        if k < levels && (linear || local.is_some()) {
+            self.weigh(problem, state, before, rho)?;
         }
         for p in 0..2 {
             let ess = effective(&state.log_weights[p * half..(p + 1) * half]);
@@ -382,17 +379,8 @@ impl Solver for PnpDm {
                 self.resample(state, p, k)?;
             }
         }
-        let rho = state.ladder[k.min(levels - 1)];
-        if state.basis.is_some() {
-            self.sweep(problem, state, rho, None)?;
-        } else {
-            let before = if k == 0 { rho } else { state.ladder[(k - 1).min(levels - 1)] };
-            let local = before < NONLINEAR_OVERRELAXED * problem.pixel_range();
-            self.sweep(problem, state, rho, local.then_some(before))?;
-            if k + 1 < levels && rho <= NONLINEAR_WEIGHTS * problem.pixel_range() {
-                let next = state.ladder[k + 1];
-                self.weigh_ahead(problem, state, rho, next)?;
-            }
+        self.sweep(problem, state, rho, local)?;
+        if !linear {
             self.regauge(problem, state)?;
         }
         state.step += 1;
@@ -453,7 +441,7 @@ impl Solver for PnpDm {
             ("populations_exchanged".into(), exchanged.into()),
             ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
         ];
-        // A nonlinear problem is weighted from the middle of the anneal on: no evidence.
+        // Far from the data the linearisation is too rough for an evidence.
         if state.basis.is_some() {
             attributes.push(("log_evidence".into(), pair(state.log_evidence)));
         }
