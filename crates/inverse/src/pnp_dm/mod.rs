@@ -26,14 +26,15 @@ use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_
 use curvature::{LikelihoodHalf, SharedBasis, Split, control_variates, largest_curvature, linearise, log_likelihood, split};
 use halation_compute::{Philox, Tensor};
 use halation_posterior::{Ensemble, OutputKind};
-use prior_half::{CALLS, flat_variance, prior_half};
+use prior_half::{CALLS, FAR_CALLS, flat_variance, prior_half, prior_half_far};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Settings of the annealed split Gibbs sampler.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PnpDm {
-    /// Noise levels of the anneal.
+    /// Length of the anneal: its network calls over four. A linear problem has as many noise levels; one that is not has fewer, because the
+    /// sweeps far from the data take twelve calls.
     pub levels: usize,
     /// Particles of both populations together; none: four for each draw beyond a dozen, at least 32.
     pub population: Option<usize>,
@@ -80,12 +81,17 @@ impl PnpDm {
         Ok(particles)
     }
 
-    fn total_steps(&self) -> usize {
-        self.levels + self.settle
+    /// Levels far from the data, where a sweep takes more calls, and all levels.
+    fn level_counts(&self, linear: bool) -> (usize, usize) {
+        if linear {
+            return (0, self.levels);
+        }
+        let far = ((FAR_SHARE * (self.levels * CALLS) as f64 / FAR_CALLS as f64).round() as usize).max(1);
+        (far, far + self.levels.saturating_sub(far * FAR_CALLS / CALLS).max(2))
     }
 
-    fn evaluations(&self, steps: usize) -> u64 {
-        START_CALLS + (steps * CALLS) as u64
+    fn evaluations(&self, far: usize, steps: usize) -> u64 {
+        START_CALLS + (steps.min(far) * FAR_CALLS + steps.saturating_sub(far) * CALLS) as u64
     }
 
     /// The level at which prior samples keep 80 % of their effective number, at least three pixel standard deviations.
@@ -167,8 +173,8 @@ impl PnpDm {
         finite_weights(&state.log_weights, rho)
     }
 
-    /// Both conditionals at level `rho`. `before`: the level of the state's x and z, where this sweep shall not walk at random.
-    fn sweep(&self, problem: &Problem, state: &mut PnpDmState, rho: f64, before: Option<f64>) -> Result<()> {
+    /// Both conditionals at level `rho`.
+    fn sweep(&self, problem: &Problem, state: &mut PnpDmState, rho: f64, walk: Walk) -> Result<()> {
         let step = state.step as u32;
         let (images, data) = (state.rng.stream(LIKELIHOOD_IMAGE), state.rng.stream(LIKELIHOOD_DATA));
         let (n, d) = (state.x.draws(), problem.len());
@@ -181,7 +187,7 @@ impl PnpDm {
                 images.fill_normal(i as u64, step, &mut h);
                 data.fill_normal(i as u64, step, &mut e);
                 let mut draw = half.solve(&h, &e)?;
-                if let Some(before) = before {
+                if let Walk::Overrelaxed { before } = walk {
                     h.fill(0.0);
                     e.fill(0.0);
                     overrelax(&mut draw, &half.solve(&h, &e)?, z.item(i), rho / before);
@@ -190,8 +196,9 @@ impl PnpDm {
             })
             .collect::<Result<_>>()?;
         state.z = Tensor::from_vec(&problem.shape(n), items.concat())?;
-        let mut draw = prior_half(problem.prior, state.z.clone(), rho, state.rng.stream(PRIOR), step * CALLS as u32)?;
-        if before.is_some() {
+        let half = if matches!(walk, Walk::Far) { prior_half_far } else { prior_half };
+        let mut draw = half(problem.prior, state.z.clone(), rho, state.rng.stream(PRIOR), step * FAR_CALLS as u32)?;
+        if matches!(walk, Walk::Overrelaxed { .. }) {
             let parts = draw.x.data_mut().par_chunks_mut(d).zip(draw.mean.data().par_chunks(d)).zip(state.x.data().par_chunks(d));
             parts.for_each(|((x, mean), previous)| overrelax(x, mean, previous, 1.0));
         }
@@ -208,6 +215,18 @@ impl PnpDm {
         let others = state.mean.data_mut().par_chunks_mut(d).zip(state.z.data_mut().par_chunks_mut(d));
         state.x.data_mut().par_chunks_mut(d).zip(others).try_for_each(|(x, (mean, z))| problem.domain.regauge(&mut [x, mean, z]))
     }
+}
+
+/// How a sweep moves.
+#[derive(Clone, Copy)]
+enum Walk {
+    /// Far from the data of a nonlinear problem: many calls in the prior half.
+    Far,
+    Near,
+    /// Where x and z hold each other within rho, so that plain sweeps walk at random. `before`: the level of the state's x and z.
+    Overrelaxed {
+        before: f64,
+    },
 }
 
 /// Adler's overrelaxation (1981, Phys. Rev. D 23, 2901): to the other side of the conditional mean, with as much fresh noise as keeps the
@@ -247,10 +266,14 @@ const LARGEST_CHI2: f64 = 2.0;
 
 /// First level of a nonlinear problem, in pixel ranges: this noise covers any image.
 const NONLINEAR_FIRST: f64 = 1.5;
-/// From this level on, in pixel ranges, a nonlinear problem is taken as local: its linearisation gives weights, and its conditionals are
-/// near enough to Gaussian to be overrelaxed. Above, a sweep forgets all but the roughest structure, and weights would compare faint with
-/// bright images by how noise drowns them, hundreds of nats in favour of the faint.
-const NONLINEAR_LOCAL: f64 = 0.06;
+/// Share of the network calls that go into the levels far from the data.
+const FAR_SHARE: f64 = 0.3;
+/// From this level on, in pixel ranges, a nonlinear problem is near its data: four calls draw from p(x | z), and the likelihood seen through
+/// the level's noise gives weights. Above, a sweep forgets all but the roughest structure, and weights would compare faint with bright images by
+/// how noise drowns them, by hundreds of nats.
+const NONLINEAR_NEAR: f64 = 0.1;
+/// From this level on, in pixel ranges, the conditionals of a nonlinear problem are near enough to Gaussian to be overrelaxed.
+const NONLINEAR_LOCAL: f64 = 0.04;
 /// How far to the other side of the mean overrelaxation goes.
 const OVERRELAXATION: f64 = 0.9;
 
@@ -319,7 +342,9 @@ impl Solver for PnpDm {
         // Eight images of a particle at once in f32, a handful in f64 per thread, and m x m matrices.
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 10 + threads * (d * 8 * 10 + m * m * 8 * 4) + particles as u64 * m * 8 * 3;
-        Ok(Plan { particles, steps: self.total_steps(), network_evaluations: self.evaluations(self.total_steps()), memory_bytes })
+        let (far, levels) = self.level_counts(problem.likelihood.linear_gaussian().is_some());
+        let steps = levels + self.settle;
+        Ok(Plan { particles, steps, network_evaluations: self.evaluations(far, steps), memory_bytes })
     }
 
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<PnpDmState> {
@@ -334,7 +359,17 @@ impl Solver for PnpDm {
         let basis = shared_basis(problem)?;
         let first = self.first_rho(problem, basis.as_ref(), &x)?;
         let (last, curvature) = self.last_rho(problem, &x)?;
-        Ok(PnpDmState::start(rng, draws.end, x, basis, ladder(first, last.min(first), self.levels), curvature))
+        let (far, levels) = self.level_counts(basis.is_some());
+        let ladder = if far == 0 {
+            geometric(first, last.min(first), levels)
+        } else {
+            let near = NONLINEAR_NEAR * problem.pixel_range();
+            let mut ladder = geometric(first, near, far + 1);
+            ladder.pop();
+            ladder.extend(geometric(near, last.min(near), levels - far));
+            ladder
+        };
+        Ok(PnpDmState::start(rng, draws.end, x, basis, ladder, curvature))
     }
 
     fn describe(&self, state: &PnpDmState) -> Vec<String> {
@@ -355,20 +390,20 @@ impl Solver for PnpDm {
         }
         let k = state.step;
         let levels = state.ladder.len();
+        let linear = state.basis.is_some();
+        let far = self.level_counts(linear).0;
         // The curvature where the data have had their say may differ from that at prior samples.
-        if k == levels / 2 && state.basis.is_none() {
+        if k == levels / 2 && !linear {
             let (last, curvature) = self.last_rho(problem, &state.x)?;
             let here = state.ladder[k - 1];
-            let rest = ladder(here, last.min(here), levels - k + 1);
+            let rest = geometric(here, last.min(here), levels - k + 1);
             state.ladder[k..].copy_from_slice(&rest[1..]);
             state.curvature = curvature;
         }
         let half = state.x.draws() / 2;
         let rho = state.ladder[k.min(levels - 1)];
         let before = k.checked_sub(1).map(|k| state.ladder[k.min(levels - 1)]);
-        let linear = state.basis.is_some();
-        let local = before.filter(|before| !linear && *before < NONLINEAR_LOCAL * problem.pixel_range());
-        if k < levels && (linear || local.is_some()) {
+        if k < levels && (linear || k > far) {
             self.weigh(problem, state, before, rho)?;
         }
         for p in 0..2 {
@@ -379,17 +414,24 @@ impl Solver for PnpDm {
                 self.resample(state, p, k)?;
             }
         }
-        self.sweep(problem, state, rho, local)?;
+        let walk = match before {
+            _ if linear => Walk::Near,
+            _ if k < far => Walk::Far,
+            Some(before) if before < NONLINEAR_LOCAL * problem.pixel_range() => Walk::Overrelaxed { before },
+            _ => Walk::Near,
+        };
+        self.sweep(problem, state, rho, walk)?;
         if !linear {
             self.regauge(problem, state)?;
         }
         state.step += 1;
+        let network_evaluations = self.evaluations(far, state.step);
         let ess = (0..2).map(|p| effective(&state.log_weights[p * half..(p + 1) * half])).fold(f64::INFINITY, f64::min);
         Ok(StepInfo {
             stage: if k < levels { "anneal" } else { "settle" },
             step: state.step,
             total: levels + self.settle,
-            network_evaluations: self.evaluations(state.step),
+            network_evaluations,
             reduced_chi2: problem.median_chi2(&state.x)?,
             effective_samples: Some(ess),
         })
@@ -448,7 +490,7 @@ impl Solver for PnpDm {
         let draws = Draws {
             images,
             chains: if draws.is_multiple_of(2) { 2 } else { 1 },
-            network_evaluations: self.evaluations(state.step),
+            network_evaluations: self.evaluations(self.level_counts(state.basis.is_some()).0, state.step),
             stats: vec![(
                 "ancestor".into(),
                 "prior sample from which this draw descends; draws of one ancestor in one chain share their history".into(),
@@ -461,6 +503,6 @@ impl Solver for PnpDm {
 }
 
 /// `n` levels in geometric progression.
-fn ladder(first: f64, last: f64, n: usize) -> Vec<f64> {
+fn geometric(first: f64, last: f64, n: usize) -> Vec<f64> {
     (0..n).map(|i| first * (last / first).powf(i as f64 / (n - 1).max(1) as f64)).collect()
 }
