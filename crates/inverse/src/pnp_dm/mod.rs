@@ -23,7 +23,9 @@ pub use state::PnpDmState;
 use crate::numeric::log_sum_exp;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
-use curvature::{LikelihoodHalf, SharedBasis, Split, control_variates, increment, increment_at, largest_curvature, linearise, split};
+use curvature::{
+    LikelihoodHalf, SharedBasis, Split, control_variates, increment, increment_at, largest_curvature, linearise, split,
+};
 use halation_compute::{Philox, Tensor};
 use halation_posterior::{Ensemble, OutputKind};
 use prior_half::{CALLS, flat_variance, prior_half};
@@ -246,7 +248,8 @@ fn weights_at(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, rho_ol
 /// Fewer ancestors than this in a population are too few for the permutation test to find any difference at 5 %.
 const FEWEST_FAMILIES: usize = 4;
 /// What the output is where the likelihood is not linear.
-const NONLINEAR_LABEL: &str = "annealed split Gibbs, linearised weights: spread approximate, mode weights checked by two populations";
+const NONLINEAR_LABEL: &str =
+    "annealed split Gibbs, linearised weights: spread approximate, mode weights checked by two populations";
 /// A median reduced chi2 above this is said in the label.
 const LARGEST_CHI2: f64 = 2.0;
 
