@@ -24,6 +24,8 @@ if [ ! -d "$m87" ]; then
   echo "skipped: M87* needs $m87; set HALATION_SHARED"
   exit 0
 fi
+# Complex visibilities against the closed form, 100 simulated observations: writes docs/proof/vlbi-closed-form.json.
+HALATION_SHARED=$(realpath "$shared") HALATION_PROOF=$(realpath "$work") cargo test --release -p halation-vlbi --test closed_form -- --ignored --nocapture
 for day in 095 096; do
   for seed in 0 1; do
     reconstruct "m87-$day-seed$seed" "$m87/SR1_M87_2017_${day}_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_${day}_hi_hops_netcal_StokesI.uvfits" -- --seed "$seed"

@@ -1,11 +1,10 @@
 //! A stationary Gaussian prior on a periodic n x n image: its covariance is diagonal in Fourier space, so the denoiser is exact and fast,
 //! and with a linear likelihood the posterior is known in closed form at the size of a real image.
 
-use crate::{Error, LinearGaussian, Result};
+use crate::{Error, Result};
 use halation_compute::{Fft2, Philox, Tensor};
 use halation_nn::{Denoiser, Pullback};
-use ndarray::{Array1, Array2, Axis};
-use ndarray_linalg::{Cholesky, Diag, SolveTriangular, UPLO};
+use ndarray::Array2;
 use num_complex::Complex32;
 use rayon::prelude::*;
 
@@ -56,42 +55,20 @@ impl GaussianField {
         Ok(x)
     }
 
-    /// The closed-form posterior under a linear Gaussian likelihood, with S = A C A^T + diag(sigma^2) (methods: conjugate Gaussian).
-    pub fn posterior(&self, likelihood: &LinearGaussian) -> Result<FieldPosterior> {
-        let (m, d) = (likelihood.data.len(), self.n * self.n);
-        // Row i of `rows` is A^T e_i, the i-th row of A.
-        let mut unit = Tensor::zeros(&[m, m]);
-        (0..m).for_each(|i| unit.data_mut()[i * m + i] = 1.0);
-        let rows = likelihood.operator.adjoint(&unit)?;
-        let a = Array2::from_shape_fn((m, d), |(i, j)| rows.item(i)[j] as f64);
-        let ca: Vec<Vec<f32>> = (0..m).into_par_iter().map(|i| self.filter(rows.item(i), |p| p)).collect();
-        let ca = Array2::from_shape_fn((m, d), |(i, j)| ca[i][j] as f64);
-        let mut s = a.dot(&ca.t());
-        (0..m).for_each(|i| s[(i, i)] += likelihood.sigma[i].powi(2));
-        let s = (&s + &s.t()) * 0.5;
-        let numerical = |e: ndarray_linalg::error::LinalgError| {
-            Error::Numerical(format!("the data covariance of the closed form cannot be factored: {e}"))
-        };
-        let l = s.cholesky(UPLO::Lower).map_err(numerical)?;
-        let mean0 = Array1::from_iter(self.mean.iter().map(|&v| v as f64));
-        let residual = Array1::from_iter(likelihood.data.iter().copied()) - a.dot(&mean0);
-        // W = L^-1 A C, so that the mean gains W^T L^-1 (y - A m) and the variance loses the squared columns of W.
-        let w = l.solve_triangular(UPLO::Lower, Diag::NonUnit, &ca).map_err(numerical)?;
-        let white = l.solve_triangular(UPLO::Lower, Diag::NonUnit, &residual.insert_axis(Axis(1))).map_err(numerical)?;
-        let mean = mean0 + w.t().dot(&white.column(0));
-        let prior_variance = self.power.iter().map(|&p| p as f64).sum::<f64>() / d as f64;
-        let variance = w.map_axis(Axis(0), |column| prior_variance - column.dot(&column));
-        Ok(FieldPosterior { mean, variance })
+    /// Pixels along a side.
+    pub(crate) fn side(&self) -> usize {
+        self.n
     }
-}
 
-/// Mean and pixel variances of a Gaussian posterior image.
-#[derive(Clone, Debug)]
-pub struct FieldPosterior {
-    /// Posterior mean, row-major.
-    pub mean: Array1<f64>,
-    /// Posterior variance of every pixel.
-    pub variance: Array1<f64>,
+    /// The mean image, row-major.
+    pub(crate) fn mean(&self) -> &[f32] {
+        &self.mean
+    }
+
+    /// Variance of every Fourier mode by its frequencies along y and x.
+    pub(crate) fn power_grid(&self) -> Array2<f64> {
+        Array2::from_shape_fn((self.n, self.n), |(j, i)| self.power[j * self.n + i] as f64)
+    }
 }
 
 struct FieldPullback<'a> {
@@ -135,6 +112,7 @@ impl Denoiser for GaussianField {
 mod tests {
     use super::*;
     use halation_lapack as _;
+    use ndarray::Array1;
     use ndarray_linalg::Inverse;
 
     /// C, column by column, from the filter itself applied to unit vectors, is used in the dense formula D = m + C (C + s^2)^-1 (x - m).

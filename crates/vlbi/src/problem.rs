@@ -1,5 +1,6 @@
 //! An observation as a problem: what the solvers' driver asks of the domain about fit, gauge, data and predictions.
 
+use crate::likelihood::smallest_sum;
 use crate::{ClosureData, DataProducts, FluxScale, ImageGrid, LikelihoodSettings, Prepared, Result, VlbiLikelihood, align};
 use halation_inverse::{Domain, Presented};
 use halation_posterior::{Axis, Variable};
@@ -11,11 +12,10 @@ pub struct VlbiProblem {
     likelihood: VlbiLikelihood,
     closures: VlbiLikelihood,
     closure_data: ClosureData,
-    total_jy: Option<f64>,
 }
 
 impl VlbiProblem {
-    /// The problem of `prepared` data on `grid`. With a total flux the images are in Jy/pixel, without in units of the total.
+    /// The problem of `prepared` data on `grid`. With a flux scale the images are in Jy/pixel, without in units of the total.
     ///
     /// # Errors
     /// Too few data for what `settings` ask.
@@ -23,11 +23,7 @@ impl VlbiProblem {
         let likelihood = VlbiLikelihood::new(prepared, grid, settings)?;
         let closures =
             VlbiLikelihood::new(prepared, grid, &LikelihoodSettings { data: DataProducts::Closures, ..settings.clone() })?;
-        let total_jy = match settings.flux {
-            FluxScale::TotalJy(flux) => Some(flux),
-            FluxScale::Free | FluxScale::PixelJy(_) => None,
-        };
-        Ok(Self { likelihood, closures, closure_data: ClosureData::of(prepared), total_jy })
+        Ok(Self { likelihood, closures, closure_data: ClosureData::of(prepared) })
     }
 
     /// The likelihood that is sampled.
@@ -42,7 +38,7 @@ impl VlbiProblem {
 
     /// Unit of presented images.
     pub fn unit(&self) -> &'static str {
-        if self.total_jy.is_some() { "Jy/pixel" } else { "total flux/pixel" }
+        if self.likelihood.settings().flux == FluxScale::Free { "total flux/pixel" } else { "Jy/pixel" }
     }
 
     /// Axes of presented images: m (North, increasing with the row) and l (East, decreasing with the column), radians.
@@ -72,16 +68,34 @@ impl Domain for VlbiProblem {
         Ok(all.into_iter().map(|c| (c.product.to_string(), c.whitened)).collect())
     }
 
+    /// What the data leave free is removed: position and scale by [`crate::ImageGrid::remove_gauge`], except that calibrated visibilities fix
+    /// the position, and a pixel scale the flux.
     fn present(&self, image: &[f32]) -> halation_inverse::Result<Presented> {
         let u = self.image(image);
+        let settings = self.likelihood.settings();
         let grid = self.likelihood.fourier().grid();
-        let (centred, gauge) = grid.remove_gauge(&u).map_err(|e| halation_inverse::Error::Invalid(e.to_string()))?;
-        let scale = self.total_jy.unwrap_or(1.0);
-        let negative = -u.iter().filter(|v| **v < 0.0).sum::<f64>() / gauge.total;
+        let sum: f64 = u.iter().sum();
+        // Pixels of the image of total 1, or of u, the shift, and Jy per unit of these pixels.
+        let (pixels, shift_rad, scale) = match (settings.data, settings.flux) {
+            (DataProducts::CalibratedVisibilities, FluxScale::PixelJy(scale)) => (u.clone(), (0.0, 0.0), scale),
+            (DataProducts::CalibratedVisibilities, FluxScale::TotalJy(flux)) => {
+                (u.clone(), (0.0, 0.0), flux / sum.max(smallest_sum(u.len())))
+            }
+            (_, flux) => {
+                let (centred, gauge) = grid.remove_gauge(&u).map_err(|e| halation_inverse::Error::Invalid(e.to_string()))?;
+                let scale = match flux {
+                    FluxScale::Free => 1.0,
+                    FluxScale::TotalJy(flux) => flux,
+                    FluxScale::PixelJy(scale) => scale * gauge.total,
+                };
+                (centred, (gauge.l_rad, gauge.m_rad), scale)
+            }
+        };
+        let negative = -u.iter().filter(|v| **v < 0.0).sum::<f64>() / sum;
         let mut stats = BTreeMap::from([
-            ("shift_east_rad".to_string(), gauge.l_rad),
-            ("shift_north_rad".to_string(), gauge.m_rad),
-            ("network_total".to_string(), gauge.total),
+            ("shift_east_rad".to_string(), shift_rad.0),
+            ("shift_north_rad".to_string(), shift_rad.1),
+            ("network_total".to_string(), sum),
             ("negative_flux_share".to_string(), negative),
         ]);
         for chi2 in self.closures.chi2(&u) {
@@ -89,7 +103,7 @@ impl Domain for VlbiProblem {
                 stats.insert(format!("diagonal_chi2_{}", chi2.product), value);
             }
         }
-        Ok(Presented { image: centred.iter().map(|v| (v * scale) as f32).collect(), stats })
+        Ok(Presented { image: pixels.iter().map(|v| (v * scale) as f32).collect(), stats })
     }
 
     /// The centroid that the gauge fixes moves with faint extended flux, and the structure with it: draws are shifted onto each other by
@@ -252,5 +266,34 @@ mod tests {
             // What the shift moved over the edge is empty to the crescent's own truncation there.
             assert!((before - after).abs() < 1e-3 * before.max(1.0), "{name}: {before} {after}");
         }
+    }
+
+    /// Calibrated visibilities know where the source is and, with a pixel scale, how bright: the image is shown as it is, in Jy/pixel, even
+    /// where its total is not positive. Closures know neither.
+    #[test]
+    fn calibrated_images_are_shown_where_and_as_bright_as_they_are() {
+        let grid = grid(16);
+        let mut observation = tracks(5, 1, 2);
+        let image = crescent(grid);
+        observe(&mut observation, grid, &image, 30.0, 1);
+        let prepared = prepare(&observation, &PrepareSettings::default()).unwrap();
+        let of = |data, flux| VlbiProblem::new(&prepared, grid, &LikelihoodSettings { data, flux, ..Default::default() }).unwrap();
+        // Brightest in one corner pixel, u = 1; everything else u = 0.25, or -0.25.
+        for rest in [-0.5f32, -1.5] {
+            let z: Vec<f32> = (0..256).map(|p| if p == 0 { 1.0 } else { rest }).collect();
+            let u = |p: usize| 0.5 * f64::from(z[p]) + 0.5;
+            let shown = of(DataProducts::CalibratedVisibilities, FluxScale::PixelJy(0.02)).present(&z).unwrap();
+            assert!((0..256).all(|p| (f64::from(shown.image[p]) - 0.02 * u(p)).abs() < 1e-8));
+            assert_eq!((shown.stats["shift_east_rad"], shown.stats["shift_north_rad"]), (0.0, 0.0));
+        }
+        let z: Vec<f32> = (0..256).map(|p| if p == 0 { 1.0 } else { -0.5 }).collect();
+        let fixed = of(DataProducts::CalibratedVisibilities, FluxScale::TotalJy(0.6));
+        let shown = fixed.present(&z).unwrap();
+        assert!((shown.image.iter().map(|v| f64::from(*v)).sum::<f64>() - 0.6).abs() < 1e-5);
+        assert!((shown.image[0] / shown.image[1] - 4.0).abs() < 1e-4);
+        assert_eq!(fixed.unit(), "Jy/pixel");
+        let free = of(DataProducts::Closures, FluxScale::Free);
+        assert!(free.present(&z).unwrap().stats["shift_east_rad"] > 0.0);
+        assert_eq!(free.unit(), "total flux/pixel");
     }
 }
