@@ -3,6 +3,8 @@ use clap::Subcommand;
 
 mod eval;
 mod info;
+mod quality;
+mod ring_share;
 mod sample;
 mod train;
 
@@ -15,7 +17,7 @@ pub(crate) enum What {
     Info(info::Args),
     /// Draw images from a prior
     Sample(sample::Args),
-    /// Evaluate a network on given inputs, to check it against another implementation
+    /// Evaluate a network on given inputs, or measure a prior: denoising errors and ring share
     Eval(eval::Args),
 }
 

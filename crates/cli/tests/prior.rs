@@ -55,6 +55,8 @@ fn train_resume_info_and_sample() {
     assert_eq!(info["extra"]["images_seen"], "24");
     assert_eq!(info["sha256"].as_str().map(str::len), Some(64));
 
+    assert_eq!(info["extra"]["fov_uas"], "[100.0,250.0]");
+
     let (sheet, samples) = (path("sheet.png"), path("samples.safetensors"));
     succeeds(&["prior", "sample", &prior(&whole), "-n", "5", "--steps", "4", "-o", &sheet]);
     assert!(bytes(&sheet).starts_with(b"\x89PNG"));
@@ -65,6 +67,83 @@ fn train_resume_info_and_sample() {
     is_refused(&["prior", "sample", &prior(&whole), "-o", &path("sheet.gif")], &["gif", ".png"]);
     is_refused(&["prior", "info", &path("absent")], &["absent"]);
     is_refused(&["prior", "train", "cats", "-o", &path("x"), "--images", "1"], &["cats", "vlbi-sources"]);
+}
+
+/// The figures of a prior's card: errors on fresh and training images and of the linear denoiser, and the ring share, which --record
+/// stores in the file and nothing else does.
+#[test]
+fn eval_measures_a_prior_against_its_source() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().to_string_lossy().into_owned();
+    let small = ["--res", "32", "--channels", "16", "--mult", "1,1", "--attn", "8", "--batch", "4", "--seed", "7", "--images", "8"];
+    succeeds(&[&["prior", "train", "vlbi-sources", "-o", &out][..], &small].concat());
+    let prior = folder.path().join("prior.safetensors");
+    let name = prior.to_string_lossy().into_owned();
+    let base = ["prior", "eval", &name, "--source", "vlbi-sources"];
+    let quick = ["--images", "12", "--reference", "100", "--sigmas", "0.01,1,30"];
+    let eval = |more: &[&str]| succeeds(&[&base[..], &quick, more].concat());
+    let before = std::fs::read(&prior).expect("prior");
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+    let report = json(&eval(&["--samples", "0", "--json"]));
+    assert!(std::fs::read(&prior).expect("prior") == before, "only --record writes");
+    assert_eq!((&report["ring_gate"], &report["fresh"]["seed"]), (&serde_json::Value::Null, &serde_json::json!(8)));
+    assert_eq!(report["training"], serde_json::json!({ "seed": 7, "images_seen": 8, "images": 8 }));
+    let rows = report["denoising"].as_array().expect("rows");
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        let number = |kind: &str, key: &str| row[kind][key].as_f64().expect(key);
+        let sigma = row["sigma"].as_f64().expect("sigma");
+        // The linear denoiser is better than the data at every level, in the low modes within the scatter of the noise.
+        assert!(number("linear", "rms") < sigma, "{row}");
+        assert!(number("linear", "low_over_sigma") < 1.0 + 5.0 * number("linear", "low_over_sigma_error"), "{row}");
+        assert!(number("fresh", "rms") > 0.0 && number("training", "rms") > 0.0, "{row}");
+        let ratio = number("fresh", "rms") / number("training", "rms");
+        assert!((row["fresh_over_training"].as_f64().expect("ratio") / ratio - 1.0).abs() < 1e-12);
+    }
+
+    // The gate takes longer than the network.
+    let few = ["--images", "2", "--reference", "10", "--sigmas", "1", "--samples", "3"];
+    let report = json(&succeeds(&[&base[..], &few, &["--seed", "11", "--json", "--record"]].concat()));
+    let shares = &report["ring_gate"]["shares"];
+    assert_eq!((&shares["prior"]["images"], &shares["simulator"]["images"]), (&serde_json::json!(3), &serde_json::json!(10)));
+    assert!((shares["fov_uas"].as_f64().expect("field") - 128.0).abs() < 1e-9);
+    let info = json(&succeeds(&["prior", "info", &name, "--json"]));
+    let stored: f64 = info["extra"]["ring_probability"].as_str().and_then(|s| s.parse().ok()).expect("a number");
+    assert_eq!(Some(stored), shares["prior"]["share"].as_f64());
+    assert_eq!(json(info["extra"]["ring_probability_from"].as_str().expect("how"))["seed"], 11);
+    assert!(succeeds(&["prior", "info", &name]).contains("ring_probability"));
+    let (old, new) = (folder.path().join("old.safetensors"), TensorFile::read(&prior).expect("prior"));
+    std::fs::write(&old, before).expect("old");
+    assert_eq!(TensorFile::read(&old).expect("old").tensors, new.tensors);
+
+    // A file that does not say how it was trained: no training images unless they are named.
+    let bare = folder.path().join("bare.safetensors").to_string_lossy().into_owned();
+    let mut file = new;
+    file.metadata.remove("training");
+    file.write(Path::new(&bare)).expect("bare");
+    let start = ["prior", "eval", &bare, "--source", "vlbi-sources", "--samples", "0"];
+    let text = succeeds(&[&start[..], &quick].concat());
+    assert!(text.contains("not measured") && text.contains("--train-seed") && text.contains("Wiener"), "{text}");
+    let text = succeeds(&[&start[..], &quick, &["--train-seed", "7", "--train-images", "8"]].concat());
+    assert!(text.contains("8 of the 8 images that the run of seed 7 saw"), "{text}");
+
+    let refused = |more: &[&str], says: &[&str]| is_refused(&[&base[..], more].concat(), says);
+    refused(&["--seed", "7"], &["--seed 7", "training"]);
+    refused(&["--record", "--samples", "0"], &["--record", "--samples 500"]);
+    refused(&["--sigmas", "0.1,-1", "--reference", "2"], &["-1", "positive"]);
+    refused(&["--images", "1"], &["--images"]);
+    refused(&["--io", "x.safetensors"], &["--source"]);
+    refused(&["--grads"], &["--source"]);
+    is_refused(&["prior", "eval", &name, "--source", "cats"], &["cats", "vlbi-sources"]);
+    is_refused(&["prior", "eval", &name], &["--io", "--source vlbi-sources"]);
+    is_refused(&["prior", "eval", &name, "--io", "x.safetensors"], &["-o OUT"]);
+    is_refused(&["prior", "eval", &name, "--record"], &["--source"]);
+    for (key, value) in [("training", "{}"), ("images_seen", "many"), ("range", "[0.0,1.0]")] {
+        let mut file = TensorFile::read(&prior).expect("prior");
+        file.metadata.insert(key.into(), value.into());
+        file.write(Path::new(&bare)).expect("bare");
+        is_refused(&start, &["bare.safetensors", if key == "range" { "[0.0, 1.0]" } else { key }]);
+    }
 }
 
 #[test]

@@ -138,3 +138,20 @@ pub fn write_unet_prior(path: &Path, denoiser: &UNetDenoiser, card: &PriorCard) 
     insert_unet(&mut file, denoiser.net(), denoiser.net().theta());
     Ok(file.write(path)?)
 }
+
+/// Adds entries to the metadata of a prior file, in place of those of the same names. The file is rewritten whole or not at all; its
+/// tensors keep their values (half precision becomes single), its hash changes.
+///
+/// # Errors
+/// As [`read_prior`], an entry that describes the network itself, or the operating system's.
+pub fn add_prior_metadata(path: &Path, entries: &BTreeMap<String, String>) -> Result<()> {
+    let (_, mut file) = read_prior(path)?;
+    if let Some(key) = entries.keys().find(|k| KNOWN.contains(&k.as_str())) {
+        let message = format!("metadata {key} belongs to the prior itself and is not changed; use another name");
+        return Err(Error::Checkpoint { path: path.to_path_buf(), message });
+    }
+    file.metadata.extend(entries.clone());
+    // Through a link to the file that it names: the new file takes the place of the old one.
+    let target = std::fs::canonicalize(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    Ok(file.write(&target)?)
+}

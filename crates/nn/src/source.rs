@@ -1,4 +1,5 @@
 use crate::Result;
+use std::collections::BTreeMap;
 
 /// Where training images come from: a folder or a simulator. An image is a pure function of its index.
 pub trait ImageSource: Send + Sync {
@@ -11,6 +12,10 @@ pub trait ImageSource: Send + Sync {
     /// Whether there is no image at all.
     fn is_empty(&self) -> bool {
         self.len() == Some(0)
+    }
+    /// Further entries for the metadata of a prior trained on it: what its users must know and the images alone do not show.
+    fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
     }
     /// Writes image `index` into `out` (row-major, item_shape), in the units in which the network sees it.
     fn fill(&self, index: u64, out: &mut [f32]) -> Result<()>;

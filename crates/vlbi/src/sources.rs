@@ -14,6 +14,7 @@ use canvas::{Canvas, FWHM_PER_SIGMA, Grid};
 use families::{Draw, Source};
 use halation_compute::Philox;
 use halation_nn::ImageSource;
+use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
 /// Range of the field of view, uas; log-uniform.
@@ -332,6 +333,11 @@ impl ImageSource for SourceSimulator {
 
     fn len(&self) -> Option<u64> {
         None
+    }
+
+    /// `fov_uas`: the range of fields, without which lengths in pixels mean nothing.
+    fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("fov_uas".into(), format!("[{:?},{:?}]", FOV_UAS.0, FOV_UAS.1))])
     }
 
     fn fill(&self, index: u64, out: &mut [f32]) -> halation_nn::Result<()> {

@@ -31,8 +31,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(config) = &info.config {
         println!("network     {config}");
     }
+    // Among them fov_uas, the fields of a VLBI prior, and ring_probability, the share of its samples that pass the ring gate.
+    let width = info.card.extra.keys().map(String::len).max().unwrap_or(0).max(11);
     for (name, text) in &info.card.extra {
-        println!("{name:11} {text}");
+        println!("{name:width$} {text}");
     }
     println!("sha256      {}", info.sha256);
     Ok(Outcome::Done)

@@ -1,7 +1,7 @@
 use crate::{Outcome, Unusable};
 use anyhow::{Context, bail};
 use halation_io::{Colours, TensorFile, contact_sheet};
-use halation_nn::{SampleConfig, load_prior, sample_with};
+use halation_nn::{Denoiser, SampleConfig, load_prior, sample_with};
 use indicatif::ProgressBar;
 use ndarray::ArrayView2;
 use std::io::IsTerminal;
@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(short, long, default_value_t = 64)]
     number: usize,
     /// Noise levels of the sampler, two network calls each
-    #[arg(long, default_value_t = 18)]
+    #[arg(long, default_value_t = STEPS)]
     steps: usize,
     /// Fresh noise along the way, 0 for none
     #[arg(long, default_value_t = 0.0)]
@@ -37,8 +37,28 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
+/// Noise levels unless others are asked for.
+pub(super) const STEPS: usize = 18;
+
 /// Images that go through the network together: what bounds the memory.
 const BATCH: u64 = 64;
+
+/// Samples 0 to `number` of the prior, one after another; `each` is called after every level of every batch with the images in it.
+pub(super) fn draw(
+    prior: &dyn Denoiser,
+    number: u64,
+    config: &SampleConfig,
+    seed: u64,
+    mut each: impl FnMut(u64),
+) -> halation_nn::Result<Vec<f32>> {
+    let mut samples = Vec::new();
+    for first in (0..number).step_by(BATCH as usize) {
+        let draws = first..(first + BATCH).min(number);
+        let count = draws.end - draws.start;
+        samples.extend_from_slice(sample_with(prior, draws, config, seed, |_| each(count))?.data());
+    }
+    Ok(samples)
+}
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
@@ -50,14 +70,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let config =
         SampleConfig { churn: args.churn, sigma_max: args.sigma_max, sigma_min: args.sigma_min, ..SampleConfig::new(args.steps) };
     let number = args.number as u64;
-    let batches: Vec<_> = (0..number).step_by(BATCH as usize).map(|first| first..(first + BATCH).min(number)).collect();
-    let bar =
-        if std::io::stderr().is_terminal() { ProgressBar::new((batches.len() * args.steps) as u64) } else { ProgressBar::hidden() };
-    let mut samples = Vec::new();
-    for draws in batches {
-        let x = sample_with(prior.as_ref(), draws, &config, args.seed, |_| bar.inc(1)).context(Unusable)?;
-        samples.extend_from_slice(x.data());
-    }
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(number * args.steps as u64) } else { ProgressBar::hidden() };
+    let samples = draw(prior.as_ref(), number, &config, args.seed, |n| bar.inc(n)).context(Unusable)?;
     bar.finish_and_clear();
     let [channels, height, width] = prior.item_shape();
     if ending == "png" {

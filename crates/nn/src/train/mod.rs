@@ -4,10 +4,12 @@
 //! Everything random is a function of seed and image number, so a run that is stopped and resumed gives the same bits as one that is not.
 
 mod config;
+mod images;
 mod optimizer;
 mod state;
 
 pub use config::{Schedule, TrainConfig};
+pub use images::TrainingImages;
 pub use state::{CHECKPOINT, LOG, PRIOR};
 
 use crate::precond::{combined, scaled};
@@ -60,8 +62,7 @@ pub struct StepInfo {
 /// Steps per line of the log.
 const LOG_STEPS: u64 = 50;
 
-// Streams of random numbers: starting values use 1.
-const SIGMA: u16 = 2;
+/// Stream of the noise. Starting values use 1, images and noise levels 2.
 const NOISE: u16 = 3;
 
 impl<'a> Trainer<'a> {
@@ -141,22 +142,12 @@ impl<'a> Trainer<'a> {
         let (mut clean, mut noisy) = (Tensor::zeros(&shape), Tensor::zeros(&shape));
         let mut sigma = vec![0.0f32; self.config.batch];
         let rng = Philox::new(self.config.seed);
+        let images = TrainingImages::new(self.source, self.config.seed, self.config.dihedral);
         let items = clean.data_mut().par_chunks_mut(n).zip(noisy.data_mut().par_chunks_mut(n)).zip(&mut sigma).enumerate();
         items.with_max_len(1).try_for_each(|(i, ((clean, noisy), sigma))| -> Result<()> {
             let image = self.images + i as u64;
-            let mut numbers = rng.stream(SIGMA).sequence(image, 0);
-            *sigma = (self.config.p_mean + self.config.p_std * numbers.normal()).exp() as f32;
-            let index = self.source.len().map_or(image, |len| (numbers.uniform() * len as f64) as u64 % len);
-            self.source.fill(index, clean)?;
-            if let Some(bad) = clean.iter().find(|v| !v.is_finite()) {
-                return Err(Error::Invalid(format!(
-                    "{}: image {index} holds {bad}, expected finite values",
-                    self.source.describe()
-                )));
-            }
-            if self.config.dihedral {
-                turn(clean, [c, h, w], numbers.next_u32());
-            }
+            let level = images.fill_and_level(image, clean)?;
+            *sigma = (self.config.p_mean + self.config.p_std * level).exp() as f32;
             rng.stream(NOISE).fill_normal(image, 0, noisy);
             noisy.iter_mut().zip(clean).for_each(|(e, x)| *e = *x + *sigma * *e);
             Ok(())
@@ -213,20 +204,6 @@ impl<'a> Trainer<'a> {
             self.log.push(LogLine { step, images, loss: loss / n, gradient_norm: gradient_norm / n, learning_rate });
         }
         Ok(StepInfo { loss, gradient_norm, learning_rate })
-    }
-}
-
-/// One of the eight turns and mirrorings of a square, chosen by the low bits of `which`; images that are not square are only mirrored.
-fn turn(image: &mut [f32], [c, h, w]: [usize; 3], which: u32) {
-    for plane in image.chunks_exact_mut(h * w).take(c) {
-        let original = plane.to_vec();
-        for y in 0..h {
-            for x in 0..w {
-                let yy = if which & 1 == 0 { y } else { h - 1 - y };
-                let xx = if which & 2 == 0 { x } else { w - 1 - x };
-                plane[y * w + x] = if which & 4 != 0 && h == w { original[xx * w + yy] } else { original[yy * w + xx] };
-            }
-        }
     }
 }
 

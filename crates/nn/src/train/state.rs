@@ -27,7 +27,8 @@ struct State {
 }
 
 impl<'a> Trainer<'a> {
-    /// Writes checkpoint, prior and log into `folder`, each whole or not at all. `card` becomes part of the prior's metadata.
+    /// Writes checkpoint, prior and log into `folder`, each whole or not at all. `card` and the source's own
+    /// entries become part of the prior's metadata.
     ///
     /// # Errors
     /// The operating system's.
@@ -56,6 +57,7 @@ impl<'a> Trainer<'a> {
         file.write(&folder.join(CHECKPOINT))?;
         let mut card = card.clone();
         card.trained_on = self.source.describe();
+        card.extra.extend(self.source.metadata());
         card.extra.insert("images_seen".into(), self.images.to_string());
         card.extra.insert("training".into(), serde_json::to_string(&self.config).map_err(to_json)?);
         write_unet_prior(&folder.join(PRIOR), &self.averaged()?, &card)?;

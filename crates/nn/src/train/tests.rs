@@ -1,6 +1,9 @@
+use super::images::turn;
 use super::*;
-use crate::prior::{PriorCard, load_prior, read_prior_metadata};
+use crate::prior::{PriorCard, add_prior_metadata, load_prior, read_prior_metadata};
 use crate::{Denoiser, UNetConfig};
+use halation_io::TensorFile;
+use std::collections::BTreeMap;
 
 /// Gaussian images whose denoiser is known: x0 = mean + C^(1/2) z, here independent pixels with mean 0.3 and standard deviation 0.25.
 struct Gaussian {
@@ -19,6 +22,9 @@ impl ImageSource for Gaussian {
     }
     fn len(&self) -> Option<u64> {
         None
+    }
+    fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("unit_of_length".into(), "none".into())])
     }
     fn fill(&self, index: u64, out: &mut [f32]) -> Result<()> {
         Philox::new(77).fill_normal(index, 0, out);
@@ -71,6 +77,7 @@ fn resume_gives_the_same_bits() {
     let info = read_prior_metadata(&folder.path().join(PRIOR)).unwrap();
     assert_eq!((info.kind.as_str(), info.card.trained_on), ("unet", source.describe()));
     assert_eq!(info.card.extra["images_seen"], "300");
+    assert_eq!(info.card.extra["unit_of_length"], "none");
     let (prior, _) = load_prior(&folder.path().join(PRIOR)).unwrap();
     let x = Philox::new(1).normal(0..2, 0, &[1, 8, 8]).unwrap();
     assert_eq!(prior.denoise(&x, &[0.5, 2.0]).unwrap(), second.averaged().unwrap().denoise(&x, &[0.5, 2.0]).unwrap());
@@ -79,6 +86,63 @@ fn resume_gives_the_same_bits() {
 
     let other = Trainer::resume(folder.path(), &Gaussian { side: 16 });
     assert!(other.err().unwrap().to_string().contains("trained on"));
+}
+
+/// Entries that are added later change nothing else, and cannot replace what makes the file a network.
+#[test]
+fn metadata_are_added_to_a_prior() {
+    let source = Gaussian { side: 8 };
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = Trainer::new(tiny(8), &source).unwrap();
+    trainer.save(folder.path(), &PriorCard { range: [-1.0, 1.0], card: "a card".into(), ..PriorCard::default() }).unwrap();
+    let path = folder.path().join(PRIOR);
+    let before = TensorFile::read(&path).unwrap();
+    let entry = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
+    add_prior_metadata(&path, &entry("share", "0.5")).unwrap();
+    add_prior_metadata(&path, &entry("share", "0.25")).unwrap();
+    let after = TensorFile::read(&path).unwrap();
+    assert_eq!(before.tensors, after.tensors);
+    assert_eq!(after.metadata["share"], "0.25");
+    assert!(before.metadata.iter().all(|(k, v)| after.metadata[k] == *v) && after.metadata.len() == before.metadata.len() + 1);
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(add_prior_metadata(&path, &entry("config", "{}")).err().unwrap().to_string().contains("config"));
+    assert!(std::fs::read(&path).unwrap() == bytes);
+}
+
+/// The images of a run by number are those that its steps see.
+#[test]
+fn training_images_are_those_of_the_steps() {
+    struct Three;
+    impl ImageSource for Three {
+        fn describe(&self) -> String {
+            "three images".into()
+        }
+        fn item_shape(&self) -> [usize; 3] {
+            [1, 8, 8]
+        }
+        fn len(&self) -> Option<u64> {
+            Some(3)
+        }
+        fn fill(&self, index: u64, out: &mut [f32]) -> Result<()> {
+            out.iter_mut().enumerate().for_each(|(i, v)| *v = (index * 64 + i as u64) as f32 / 192.0);
+            Ok(())
+        }
+    }
+    for source in [&Gaussian { side: 8 } as &dyn ImageSource, &Three] {
+        let config = TrainConfig { batch: 3, dihedral: true, seed: 9, ..tiny(8) };
+        let images = TrainingImages::new(source, config.seed, config.dihedral);
+        let mut trainer = Trainer::new(config, source).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.extend_from_slice(trainer.batch().unwrap().0.data());
+            trainer.step().unwrap();
+        }
+        for (number, seen) in seen.chunks_exact(64).enumerate() {
+            let mut image = [0.0; 64];
+            images.fill(number as u64, &mut image).unwrap();
+            assert_eq!(seen, image);
+        }
+    }
 }
 
 /// For normal data the best denoiser is known, m + s^2 / (s^2 + sigma^2) (x - m), and with it the smallest loss. The trained network must
