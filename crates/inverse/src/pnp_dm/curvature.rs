@@ -172,10 +172,12 @@ impl<'a> LikelihoodHalf<'a> {
         if self.basis.is_some() {
             return Ok(to_f32(&next));
         }
-        let Some((z, at)) = shorten(self.likelihood, self.at.value(), &z, &next, &u, &e, rho)? else { return Ok(to_f32(&z)) };
+        let Some(Point { z, at }) = shorten(self.likelihood, self.at.value(), &z, &next, &u, &e, rho)? else {
+            return Ok(to_f32(&z));
+        };
         let tempered = Tempered::new(None, Some(&at.gram()), rho)?;
         let next = gauss_newton(at.as_ref(), &tempered, &z, &u, &e, rho);
-        let z = shorten(self.likelihood, at.value(), &z, &next, &u, &e, rho)?.map_or(z, |(z, _)| z);
+        let z = shorten(self.likelihood, at.value(), &z, &next, &u, &e, rho)?.map_or(z, |p| p.z);
         Ok(to_f32(&z))
     }
 }
@@ -187,6 +189,12 @@ fn gauss_newton(at: &dyn Whitened, tempered: &Tempered, z: &[f64], u: &[f64], e:
     u.iter().zip(&pull).map(|(u, p)| u - rho * rho * p).collect()
 }
 
+/// An image with the likelihood linearised there.
+struct Point<'a> {
+    z: Vec<f64>,
+    at: Box<dyn Whitened + 'a>,
+}
+
 /// The first of z + (next - z) 2^-k at which the objective is below that at z, with its linearisation; none when all fail.
 fn shorten<'a>(
     likelihood: &'a dyn Likelihood,
@@ -196,7 +204,7 @@ fn shorten<'a>(
     u: &[f64],
     e: &[f64],
     rho: f64,
-) -> Result<Option<(Vec<f64>, Box<dyn Whitened + 'a>)>> {
+) -> Result<Option<Point<'a>>> {
     const HALVINGS: i32 = 8;
     let before = objective(r, e, z, u, rho);
     for k in 0..HALVINGS {
@@ -205,7 +213,7 @@ fn shorten<'a>(
         if let Some(there) = likelihood.residual(&to_f32(&trial))? {
             let value = objective(there.value(), e, &trial, u, rho);
             if value.is_finite() && value < before {
-                return Ok(Some((trial, there)));
+                return Ok(Some(Point { z: trial, at: there }));
             }
         }
     }
