@@ -8,16 +8,12 @@ mod ring_share;
 mod sample;
 mod train;
 
-/// What is done with priors.
+/// What is done with priors. The text of each is that of its arguments: one here would hide it, with its example.
 #[derive(Subcommand)]
 pub(crate) enum What {
-    /// Train a diffusion prior on simulated images
     Train(train::Args),
-    /// Say what a prior file is
     Info(info::Args),
-    /// Draw images from a prior
     Sample(sample::Args),
-    /// Evaluate a network on given inputs, or measure a prior: denoising errors and ring share
     Eval(eval::Args),
 }
 

@@ -9,7 +9,7 @@ mod vlbi;
 pub(crate) enum What {
     /// Visibilities of an image through the uv coverage of a file or of an array and a schedule
     Vlbi(vlbi::Args),
-    /// Images of compact radio sources, for training and testing priors
+    // The text is that of its arguments: one here would hide it, with its example.
     Sources(sources::Args),
 }
 

@@ -65,6 +65,9 @@ fn train_resume_info_and_sample() {
     let (shape, values) = file.f32s("samples").expect("samples");
     assert!(shape == [5, 1, 16, 16] && values.iter().all(|v| v.is_finite()));
     is_refused(&["prior", "sample", &prior(&whole), "-o", &path("sheet.gif")], &["gif", ".png"]);
+    for what in [&["prior", "train"], &["prior", "info"], &["prior", "sample"], &["prior", "eval"], &["simulate", "sources"]] {
+        assert!(succeeds(&[what[0], what[1], "--help"]).contains("Example: halation"), "{what:?}");
+    }
     is_refused(&["prior", "info", &path("absent")], &["absent"]);
     is_refused(&["prior", "train", "cats", "-o", &path("x"), "--images", "1"], &["cats", "vlbi-sources"]);
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Train a diffusion prior (a U-Net denoiser with the EDM loss). The folder holds, rewritten every few minutes, a checkpoint to resume
-/// from, the prior itself (the moving average of the network) and the loss log.
+/// Train a diffusion prior (a U-Net denoiser with the EDM loss) on simulated images.
+///
+/// The folder holds, rewritten every few minutes, a checkpoint to resume from, the prior itself (the moving average of the network) and
+/// the loss log.
 ///
 /// Example: halation prior train vlbi-sources -o vlbi-64 --images 400000 --schedule cosine
 #[derive(clap::Args)]

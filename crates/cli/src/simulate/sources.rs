@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Images of compact radio sources drawn at random: what the shipped VLBI prior is trained on. Image i of a seed is always the same.
+/// Images of compact radio sources drawn at random: what the shipped VLBI prior is trained on.
 ///
-/// The ending of the output decides: `.png` is a contact sheet (North up, East left, each image scaled to its peak), `.safetensors` holds
+/// Image i of a seed is always the same. The ending of the output decides: `.png` is a contact sheet (North up, East left, each image scaled to its peak), `.safetensors` holds
 /// `images` f32 (n, 1, size, size) (u = image/max, row 0 South, column 0 East) and `fov_uas` f64 (n), anything else is a folder of FITS
 /// images of 1 Jy with `labels.json`.
 ///
