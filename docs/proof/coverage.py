@@ -28,8 +28,6 @@ def truth(halation, prior, kind, i, path):
     subprocess.run(command, check=True)
     tensors = load_file(stack)
     u = tensors["samples"][0, 0] * 0.5 + 0.5 if kind == "network" else tensors["images"][0, 0]
-    if kind == "simulator" and u.min() < -0.5:
-        u = u * 0.5 + 0.5
     # Row 0 South, column 0 East, as FITS has it with a negative CDELT1.
     h = fits.Header()
     n, pixel_deg = u.shape[0], FIELD_UAS / u.shape[0] / 3.6e9

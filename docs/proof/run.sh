@@ -34,3 +34,11 @@ done
 c=$shared/data/vlbi/3c279_2017
 reconstruct 3c279-095-seed0 "$c/SR1_3C279_2017_095_lo_hops_netcal_StokesI.uvfits" "$c/SR1_3C279_2017_095_hi_hops_netcal_StokesI.uvfits" --
 reconstruct sgra-synthetic-seed0 "$shared/data/vlbi/synthetic_sgra/obs.uvfits" --
+
+# Coverage by ranks with the trained prior: one observation of each kind at a time, so that an interrupted run has both.
+for i in $(seq 0 39); do
+  for truths in network simulator; do
+    "${HALATION_PYTHON:-.venv/bin/python}" docs/proof/coverage.py RUN "$work/coverage" --truths $truths --first "$i" --number 1
+  done
+  "${HALATION_PYTHON:-.venv/bin/python}" docs/proof/coverage.py SUM "$work/coverage" > docs/proof/coverage.json
+done
