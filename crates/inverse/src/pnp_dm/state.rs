@@ -15,6 +15,8 @@ pub struct PnpDmState {
     /// D(z, rho) of the sweep that made `x`, and the noise of that sweep under a flat prior.
     pub(super) mean: Tensor,
     pub(super) flat: Tensor,
+    /// The z of that sweep.
+    pub(super) z: Tensor,
     pub(super) log_weights: Vec<f64>,
     pub(super) ancestors: Vec<u64>,
     pub(super) ladder: Vec<f64>,
@@ -35,6 +37,7 @@ impl PnpDmState {
             step: 0,
             mean: x.clone(),
             flat: Tensor::zeros(x.shape()),
+            z: x.clone(),
             x,
             log_weights: vec![0.0; n],
             ancestors: (0..n as u64).collect(),
@@ -59,6 +62,7 @@ impl Checkpoint for PnpDmState {
         put_tensor(&mut file, "x", &self.x);
         put_tensor(&mut file, "mean", &self.mean);
         put_tensor(&mut file, "flat", &self.flat);
+        put_tensor(&mut file, "z", &self.z);
         let n = self.log_weights.len();
         file.insert_f64("log_weights", &[n], self.log_weights.clone());
         file.insert_u64("ancestors", &[n], self.ancestors.clone());
@@ -85,6 +89,7 @@ impl Checkpoint for PnpDmState {
             x: tensor_of(file, "x")?,
             mean: tensor_of(file, "mean")?,
             flat: tensor_of(file, "flat")?,
+            z: tensor_of(file, "z")?,
             log_weights: file.f64s("log_weights")?.1.to_vec(),
             ancestors: file.u64s("ancestors")?.1.to_vec(),
             ladder: file.f64s("ladder")?.1.to_vec(),
@@ -95,7 +100,7 @@ impl Checkpoint for PnpDmState {
             basis: None,
         };
         let n = state.x.draws();
-        let same = [&state.mean, &state.flat].iter().all(|t| t.shape() == state.x.shape());
+        let same = [&state.mean, &state.flat, &state.z].iter().all(|t| t.shape() == state.x.shape());
         if !same
             || state.log_weights.len() != n
             || state.ancestors.len() != n
