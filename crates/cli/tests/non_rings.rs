@@ -47,11 +47,6 @@ fn a_disk_is_a_disk() {
 }
 
 #[test]
-fn a_double_is_a_double() {
-    check("double", "1");
-}
-
-#[test]
 fn a_core_with_a_jet_is_no_ring() {
     check("core-jet", "2");
 }
