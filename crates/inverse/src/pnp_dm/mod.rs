@@ -9,6 +9,9 @@
 //! All settings follow from the problem: rho falls geometrically from the level at which the likelihood hardly prefers any prior sample
 //! (effective sample size 80 %, at least three times the pixel standard deviation of prior samples) to
 //! 1/2 / sqrt(largest eigenvalue of J^T J).
+//!
+//! A nonlinear problem is weighted only near its data, where L_rho(x) can be had from a linearisation; far from them the prior half takes
+//! more calls, close to them both halves are overrelaxed, and every sweep ends in the gauge of the prior.
 
 mod agreement;
 mod curvature;
@@ -197,7 +200,8 @@ impl PnpDm {
             .collect::<Result<_>>()?;
         state.z = Tensor::from_vec(&problem.shape(n), items.concat())?;
         let half = if matches!(walk, Walk::Far) { prior_half_far } else { prior_half };
-        let mut draw = half(problem.prior, state.z.clone(), rho, state.rng.stream(PRIOR), step * FAR_CALLS as u32)?;
+        let most_calls = if basis.is_some() { CALLS } else { FAR_CALLS };
+        let mut draw = half(problem.prior, state.z.clone(), rho, state.rng.stream(PRIOR), step * most_calls as u32)?;
         if matches!(walk, Walk::Overrelaxed { .. }) {
             let parts = draw.x.data_mut().par_chunks_mut(d).zip(draw.mean.data().par_chunks(d)).zip(state.x.data().par_chunks(d));
             parts.for_each(|((x, mean), previous)| overrelax(x, mean, previous, 1.0));
