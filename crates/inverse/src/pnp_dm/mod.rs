@@ -449,15 +449,25 @@ impl Solver for PnpDm {
         let logs = weights_at(problem, state.basis.as_ref(), &state.x, Some(rho), 0.0)?;
         state.log_weights.iter_mut().zip(&logs).for_each(|(w, l)| *w += l);
         let draws = state.draws as usize;
-        let shares = [draws.div_ceil(2), draws / 2];
-        let (mut index, mut final_ess) = (Vec::new(), [0.0; 2]);
+        let linear = state.basis.is_some();
+        let mut final_ess = [0.0; 2];
         for p in 0..2 {
             let logs = &state.log_weights[p * half..(p + 1) * half];
             final_ess[p] = effective(logs);
             state.log_evidence[p] += log_sum_exp(logs) - (half as f64).ln();
-            let u = state.rng.stream(RESAMPLE).sequence(p as u64, u32::MAX).uniform();
-            index.extend(systematic(logs, shares[p], u).iter().map(|i| p * half + i));
         }
+        let choose = |shares: [usize; 2]| -> Vec<usize> {
+            (0..2)
+                .flat_map(|p| {
+                    let u = state.rng.stream(RESAMPLE).sequence(p as u64, u32::MAX).uniform();
+                    let chosen = systematic(&state.log_weights[p * half..(p + 1) * half], shares[p], u);
+                    chosen.into_iter().map(move |i| p * half + i)
+                })
+                .collect()
+        };
+        // What is compared: half of the draws from each population.
+        let shares = [draws.div_ceil(2), draws / 2];
+        let index = choose(shares);
         let images = state.x.select(&index)?;
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
         let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
@@ -467,7 +477,19 @@ impl Solver for PnpDm {
         let family: Vec<u64> = if exchanged == "families" { ancestors.clone() } else { (0..draws as u64).collect() };
         let agreement = agreement::compare(&images, shares[0], &family, state.rng.stream(RELABEL))?;
         let verdict = if agreement.agree() { "agree" } else { "do not agree" };
-        let label = if state.basis.is_some() { self.label() } else { NONLINEAR_LABEL.into() };
+        // What is returned. The populations of a nonlinear problem can freeze in structures of which one fits far better; they are weighted by
+        // their evidence since the weights began (islands of particles, Verge et al. 2015, Stat. Comput. 25, 243).
+        let (images, ancestors, shares) = if linear {
+            (images, ancestors, shares)
+        } else {
+            let first = 1.0 / (1.0 + (state.log_evidence[1] - state.log_evidence[0]).exp());
+            let u = state.rng.stream(RESAMPLE).sequence(2, u32::MAX).uniform();
+            let shares = [(draws as f64 * first + u) as usize, draws - (draws as f64 * first + u) as usize];
+            let index = choose(shares);
+            let ancestors = index.iter().map(|i| state.ancestors[*i]).collect();
+            (state.x.select(&index)?, ancestors, shares)
+        };
+        let label = if linear { self.label() } else { NONLINEAR_LABEL.into() };
         let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
         let verdict = match misfit {
             Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
@@ -485,6 +507,7 @@ impl Solver for PnpDm {
             ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
             ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
             ("populations_exchanged".into(), exchanged.into()),
+            ("populations_draws".into(), format!("{} {}", shares[0], shares[1])),
             ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
         ];
         // Far from the data the linearisation is too rough for an evidence.
@@ -493,7 +516,7 @@ impl Solver for PnpDm {
         }
         let draws = Draws {
             images,
-            chains: if draws.is_multiple_of(2) { 2 } else { 1 },
+            chains: if shares[0] == shares[1] { 2 } else { 1 },
             network_evaluations: self.evaluations(self.level_counts(state.basis.is_some()).0, state.step),
             stats: vec![(
                 "ancestor".into(),
