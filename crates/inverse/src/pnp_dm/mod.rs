@@ -451,8 +451,7 @@ impl Solver for PnpDm {
         let draws = state.draws as usize;
         let linear = state.basis.is_some();
         let mut final_ess = [0.0; 2];
-        for p in 0..2 {
-            let logs = &state.log_weights[p * half..(p + 1) * half];
+        for (p, logs) in state.log_weights.chunks(half).enumerate() {
             final_ess[p] = effective(logs);
             state.log_evidence[p] += log_sum_exp(logs) - (half as f64).ln();
         }
