@@ -216,8 +216,8 @@ impl PnpDm {
     /// Brings every particle back into the gauge of the prior.
     fn regauge(&self, problem: &Problem, state: &mut PnpDmState) -> Result<()> {
         let d = problem.len();
-        let others = state.mean.data_mut().par_chunks_mut(d).zip(state.z.data_mut().par_chunks_mut(d));
-        state.x.data_mut().par_chunks_mut(d).zip(others).try_for_each(|(x, (mean, z))| problem.domain.regauge(&mut [x, mean, z]))
+        let pairs = state.x.data_mut().par_chunks_mut(d).zip(state.z.data_mut().par_chunks_mut(d));
+        pairs.try_for_each(|(x, z)| problem.domain.regauge(&mut [x, z]))
     }
 }
 
