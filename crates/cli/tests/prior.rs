@@ -72,6 +72,60 @@ fn train_resume_info_and_sample() {
     is_refused(&["prior", "train", "cats", "-o", &path("x"), "--images", "1"], &["cats", "vlbi-sources"]);
 }
 
+/// A run from a prior needs no setting that the prior has, and refuses another one; stopped and resumed it gives the same file.
+#[test]
+fn train_goes_on_from_a_prior() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let small = ["--res", "16", "--channels", "16", "--mult", "1,1", "--attn", "8", "--batch", "4", "--seed", "7"];
+    succeeds(&[&["prior", "train", "vlbi-sources", "-o", &path("first"), "--images", "12"][..], &small].concat());
+    let prior = path("first/prior.safetensors");
+    let (whole, parts) = (path("whole"), path("parts"));
+    let train = |out: &str, images: &str, more: &[&str]| {
+        succeeds(&[&["prior", "train", "vlbi-sources", "-o", out, "--images", images][..], more].concat())
+    };
+    let settings = ["--from", &prior, "--batch", "3", "--warmup", "6", "--lr", "5e-4"];
+    train(&whole, "24", &settings);
+    train(&parts, "18", &[&settings[..], &["--channels", "16"]].concat());
+    train(&parts, "24", &["--resume", "--threads", "1"]);
+    let bytes = |run: &str| std::fs::read(Path::new(run).join("prior.safetensors")).expect("prior");
+    assert!(bytes(&whole) == bytes(&parts), "a resumed run must give the same file");
+    let json = |args: &[&str]| serde_json::from_str::<serde_json::Value>(&succeeds(args)).expect("JSON");
+    let info = json(&["prior", "info", &path("whole/prior.safetensors"), "--json"]);
+    let training: serde_json::Value = serde_json::from_str(info["extra"]["training"].as_str().expect("settings")).expect("JSON");
+    assert_eq!((&training["seed"], &training["first_image"]), (&serde_json::json!(7), &serde_json::json!(12)));
+    assert_eq!((info["extra"]["images_seen"].as_str(), training["batch"].as_u64()), (Some("24"), Some(3)));
+    assert_eq!(training["from_sha256"], json(&["prior", "info", &prior, "--json"])["sha256"]);
+    // The run's own images are those after the prior's.
+    let quick = ["--images", "12", "--reference", "20", "--sigmas", "1", "--samples", "0", "--json"];
+    let name = path("whole/prior.safetensors");
+    let report = json(&[&["prior", "eval", &name, "--source", "vlbi-sources"][..], &quick].concat());
+    assert_eq!(report["training"], serde_json::json!({ "seed": 7, "first": 12, "images_seen": 24, "images": 12 }));
+
+    let out = path("out");
+    let refused = |more: &[&str], says: &[&str]| {
+        is_refused(&[&["prior", "train", "vlbi-sources", "-o", &out, "--from", &prior][..], more].concat(), says);
+    };
+    for (option, other, has) in [
+        ("--res", "32", "16"),
+        ("--channels", "32", "16"),
+        ("--mult", "1,2", "[1, 1]"),
+        ("--attn", "16", "[8]"),
+        ("--blocks", "2", "1"),
+        ("--sigma-data", "0.25", "0.5"),
+    ] {
+        refused(&[option, other], &[option, other.rsplit(',').next().expect("value"), "prior.safetensors", has]);
+    }
+    refused(&["--images", "12"], &["--images 12", "has seen 12"]);
+    refused(&["--resume"], &["--from", "--resume"]);
+    is_refused(&["prior", "train", "vlbi-sources", "-o", &whole, "--from", &prior, "--images", "30"], &["holds a training run"]);
+    let mut file = TensorFile::read(Path::new(&prior)).expect("prior");
+    file.metadata.insert("range".into(), "[0.0,1.0]".into());
+    file.write(Path::new(&prior)).expect("prior");
+    refused(&[], &["[0.0, 1.0]", "[-1.0, 1.0]"]);
+    assert!(!Path::new(&out).exists());
+}
+
 /// The figures of a prior's card: errors on fresh and training images and of the linear denoiser, and the ring share, which --record
 /// stores in the file and nothing else does.
 #[test]
@@ -90,7 +144,7 @@ fn eval_measures_a_prior_against_its_source() {
     let report = json(&eval(&["--samples", "0", "--json"]));
     assert!(std::fs::read(&prior).expect("prior") == before, "only --record writes");
     assert_eq!((&report["ring_gate"], &report["fresh"]["seed"]), (&serde_json::Value::Null, &serde_json::json!(8)));
-    assert_eq!(report["training"], serde_json::json!({ "seed": 7, "images_seen": 8, "images": 8 }));
+    assert_eq!(report["training"], serde_json::json!({ "seed": 7, "first": 0, "images_seen": 8, "images": 8 }));
     let rows = report["denoising"].as_array().expect("rows");
     assert_eq!(rows.len(), 3);
     for row in rows {

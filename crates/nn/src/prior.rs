@@ -66,7 +66,11 @@ fn info_of(path: &Path, file: &TensorFile, sha256: String) -> Result<PriorInfo> 
             let unet = architecture(path, file, None)?.unet;
             vec![unet.img_channels, unet.img_resolution, unet.img_resolution]
         }
-        None => return Err(fail("found no metadata \"image_shape\", expected [channel, y, x]".into())),
+        None => {
+            return Err(fail(format!(
+                "found kind {kind:?} and no metadata \"image_shape\", expected a prior with [channel, y, x]"
+            )));
+        }
     };
     let range = json(path, file, "range")?.unwrap_or([-1.0, 1.0]);
     let extra = file.metadata.iter().filter(|(k, _)| !KNOWN.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -103,6 +107,15 @@ pub fn read_prior_metadata(path: &Path) -> Result<PriorInfo> {
 /// # Errors
 /// As [`read_prior`], and when the kind is another one or the tensors do not fit the configuration.
 pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
+    let (denoiser, info) = load_unet_prior(path)?;
+    Ok((Box::new(denoiser), info))
+}
+
+/// As [`load_prior`], with the network itself.
+///
+/// # Errors
+/// As [`load_prior`].
+pub fn load_unet_prior(path: &Path) -> Result<(UNetDenoiser, PriorInfo)> {
     let (info, file) = read_prior(path)?;
     let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
     if info.kind != "unet" {
@@ -112,7 +125,7 @@ pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
     if denoiser.item_shape() != *info.image_shape {
         return Err(fail(format!("metadata image_shape is {:?}, the network makes {:?}", info.image_shape, denoiser.item_shape())));
     }
-    Ok((Box::new(denoiser), info))
+    Ok((denoiser, info))
 }
 
 /// Writes a network as a prior file, whole or not at all.

@@ -5,7 +5,7 @@ use super::sample;
 use crate::{Outcome, Unusable, units};
 use anyhow::{Context, anyhow, bail};
 use halation_nn::quality::{DenoisingError, LOW_FREQUENCY, denoising_errors};
-use halation_nn::train::{TrainConfig, TrainingImages};
+use halation_nn::train::{TrainingImages, training_of};
 use halation_nn::{Denoiser, ImageSource, PriorInfo, SampleConfig, Wiener, add_prior_metadata, load_prior};
 use halation_vlbi::ring::passes_ring_gate;
 use halation_vlbi::sources::SourceSimulator;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,27 +69,27 @@ pub(crate) struct Options {
 struct Run {
     seed: u64,
     dihedral: bool,
-    images: u64,
+    images: Range<u64>,
+}
+
+impl Run {
+    fn saw(&self) -> u64 {
+        self.images.end.saturating_sub(self.images.start)
+    }
 }
 
 /// The training run on this source, or why its images cannot be made again.
 fn training_run(options: &Options, info: &PriorInfo, size: usize) -> anyhow::Result<Result<Run, String>> {
     if let (Some(seed), Some(images)) = (options.train_seed, options.train_images) {
-        return Ok(Ok(Run { seed, dihedral: false, images }));
+        return Ok(Ok(Run { seed, dihedral: false, images: 0..images }));
     }
-    let (Some(training), Some(seen)) = (info.card.extra.get("training"), info.card.extra.get("images_seen")) else {
+    let Some((config, seen)) = training_of(info)? else {
         return Ok(Err("the file has no metadata \"training\" and \"images_seen\"; give --train-seed and --train-images".into()));
     };
-    let path = info.path.display();
-    let config: TrainConfig = serde_json::from_str(training).map_err(|e| {
-        anyhow!("{path}: metadata training: found {training:?}, expected the settings of a training run as JSON: {e}")
-    })?;
-    let images: u64 =
-        seen.parse().map_err(|e| anyhow!("{path}: metadata images_seen: found {seen:?}, expected a number of images: {e}"))?;
     if SourceSimulator::new(config.seed, size)?.describe() != info.card.trained_on {
         return Ok(Err("metadata trained_on does not describe this version of the source".into()));
     }
-    Ok(Ok(Run { seed: config.seed, dihedral: config.dihedral, images }))
+    Ok(Ok(Run { seed: config.seed, dihedral: config.dihedral, images: config.first_image..seen }))
 }
 
 /// The errors at one noise level.
@@ -190,10 +191,11 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
     let linear = measure("linear denoiser on fresh images", &wiener, &simulator, &fresh)?;
     let network = measure("network on fresh images", prior.as_ref(), &simulator, &fresh)?;
     let (run, training) = match run {
-        Ok(run) if run.images < 2 => (Err(format!("the run saw {} image(s)", run.images)), None),
+        Ok(run) if run.saw() < 2 => (Err(format!("the run saw {} image(s)", run.saw())), None),
         Ok(run) => {
-            let count = options.images.min(run.images);
-            let numbers: Vec<u64> = (0..count).map(|i| (i as u128 * run.images as u128 / count as u128) as u64).collect();
+            let count = options.images.min(run.saw());
+            let number = |i| run.images.start + (i as u128 * run.saw() as u128 / count as u128) as u64;
+            let numbers: Vec<u64> = (0..count).map(number).collect();
             let simulator = SourceSimulator::new(run.seed, size).context(Unusable)?;
             let images = TrainingImages::new(&simulator, run.seed, run.dihedral);
             let errors = measure("network on training images", prior.as_ref(), &images, &numbers)?;
@@ -246,7 +248,7 @@ impl Report<'_> {
         println!("fresh       {n} images of seed {}, indices 0 to {}", self.seed, n - 1);
         match &self.run {
             Ok((run, used)) => {
-                println!("training    {used} of the {} images that the run of seed {} saw, evenly spaced", run.images, run.seed);
+                println!("training    {used} of the {} images that the run of seed {} saw, evenly spaced", run.saw(), run.seed);
             }
             Err(why) => println!("training    not measured: {why}"),
         }
@@ -299,7 +301,9 @@ impl Report<'_> {
     fn json(&self) -> serde_json::Value {
         let (n, end) = (self.options.images, self.options.images + self.options.reference);
         let training = match &self.run {
-            Ok((run, used)) => json!({ "seed": run.seed, "images_seen": run.images, "images": used }),
+            Ok((run, used)) => {
+                json!({ "seed": run.seed, "first": run.images.start, "images_seen": run.images.end, "images": used })
+            }
             Err(why) => json!({ "not_measured": why }),
         };
         let ring_gate = self.rings.map(|rings| json!({ "shares": rings, "sampler_levels": sample::STEPS, "seed": self.seed }));

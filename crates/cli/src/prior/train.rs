@@ -1,8 +1,9 @@
-use crate::{Outcome, Unusable};
-use anyhow::{Context, bail};
-use halation_nn::train::{CHECKPOINT, PRIOR, Schedule, StepInfo, TrainConfig, Trainer};
+use crate::{Outcome, Unusable, find};
+use anyhow::{Context, anyhow, bail};
+use halation_nn::train::{CHECKPOINT, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
 use halation_nn::{ImageSource, PriorCard, UNetConfig};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Debug;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 /// the loss log.
 ///
 /// Example: halation prior train vlbi-sources -o vlbi-64 --images 400000 --schedule cosine
+///
+/// A run goes on from a finished prior with --from: with its network, from the image at which it ended, with a new optimiser.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Where the images come from: `vlbi-sources`, the simulator of compact radio sources
@@ -22,25 +25,28 @@ pub(crate) struct Args {
     /// Folder of the run
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Pixels along each side
-    #[arg(long, default_value_t = 64)]
-    res: usize,
-    /// Feature channels at full resolution
-    #[arg(long, default_value_t = 32)]
-    channels: usize,
-    /// Multipliers of the feature channels, one per resolution, each half of the one before
-    #[arg(long, value_delimiter = ',', default_value = "1,2,2")]
-    mult: Vec<usize>,
-    /// Resolutions with self-attention
-    #[arg(long, value_delimiter = ',', default_value = "16")]
-    attn: Vec<usize>,
-    /// Residual blocks per resolution
-    #[arg(long, default_value_t = 1)]
-    blocks: usize,
+    /// Go on from a finished prior: a file, or the name of a shipped one
+    #[arg(long, value_name = "PRIOR", conflicts_with = "resume")]
+    from: Option<PathBuf>,
+    /// Pixels along each side [default: 64]
+    #[arg(long)]
+    res: Option<usize>,
+    /// Feature channels at full resolution [default: 32]
+    #[arg(long)]
+    channels: Option<usize>,
+    /// Multipliers of the feature channels, one per resolution, each half of the one before [default: 1,2,2]
+    #[arg(long, value_delimiter = ',')]
+    mult: Option<Vec<usize>>,
+    /// Resolutions with self-attention [default: 16]
+    #[arg(long, value_delimiter = ',')]
+    attn: Option<Vec<usize>>,
+    /// Residual blocks per resolution [default: 1]
+    #[arg(long)]
+    blocks: Option<usize>,
     /// Images per step
     #[arg(long, default_value_t = 32)]
     batch: usize,
-    /// Stop after this many images in all
+    /// Stop after this many images in all, with those that the prior of --from has seen
     #[arg(long, value_name = "N")]
     images: Option<u64>,
     /// Stop after this many minutes of this command
@@ -62,9 +68,9 @@ pub(crate) struct Args {
     /// Half-life of the moving average of the network, in images
     #[arg(long, value_name = "N", default_value_t = 20_000.0)]
     ema: f64,
-    /// Standard deviation of the data for the preconditioning
-    #[arg(long, default_value_t = 0.5)]
-    sigma_data: f64,
+    /// Standard deviation of the data for the preconditioning [default: 0.5]
+    #[arg(long)]
+    sigma_data: Option<f64>,
     /// Mean of ln sigma in training
     #[arg(long, default_value_t = -1.2, allow_negative_numbers = true)]
     p_mean: f64,
@@ -77,9 +83,9 @@ pub(crate) struct Args {
     /// Turn and mirror each image at random, for sources that do not do so themselves
     #[arg(long)]
     augment: bool,
-    /// Seed of the images, of the network's start and of the noise
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the images, of the network's start and of the noise [default: 0; that of the run or prior with --resume or --from]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Minutes between checkpoints
     #[arg(long, value_name = "M", default_value_t = 5.0)]
     save_every: f64,
@@ -93,12 +99,11 @@ struct Opened {
     card: PriorCard,
 }
 
-fn open_source(args: &Args) -> anyhow::Result<Opened> {
-    if args.source != "vlbi-sources" {
-        bail!(anyhow::anyhow!("no source of images is called {:?}; there is vlbi-sources", args.source).context(Unusable));
+fn open_source(name: &str, seed: u64, res: usize) -> anyhow::Result<Opened> {
+    if name != "vlbi-sources" {
+        bail!(anyhow!("no source of images is called {name:?}; there is vlbi-sources").context(Unusable));
     }
-    let source =
-        halation_vlbi::sources::SourceSimulator::new(args.seed, args.res).map_err(|e| anyhow::anyhow!(e).context(Unusable))?;
+    let source = halation_vlbi::sources::SourceSimulator::new(seed, res).context(Unusable)?;
     let card = PriorCard {
         range: [-1.0, 1.0],
         unit: "z = 2u - 1 with u = image/max; brightness I = F u / sum(u) for total flux F; flux centroid at the centre".into(),
@@ -114,37 +119,86 @@ fn schedule(args: &Args) -> anyhow::Result<Option<Schedule>> {
     Ok(match (args.schedule.as_deref(), args.images) {
         (None, _) => None,
         (Some("cosine"), Some(images)) => Some(Schedule::Cosine(images)),
-        (Some("cosine"), None) => bail!(anyhow::anyhow!("--schedule cosine needs --images, at which it ends").context(Unusable)),
+        (Some("cosine"), None) => bail!(anyhow!("--schedule cosine needs --images, at which it ends").context(Unusable)),
         (Some("inverse-sqrt"), _) => Some(Schedule::InverseSqrt(args.decay_images)),
         (Some(_), _) => Some(Schedule::Constant),
     })
 }
 
+/// The prior of --from, where one is given.
+fn open_start(args: &Args) -> anyhow::Result<Option<Start>> {
+    let Some(name) = &args.from else { return Ok(None) };
+    let start = Start::read(&find::prior(name).context(Unusable)?).context(Unusable)?;
+    let (path, seen) = (start.info.path.display(), start.config.first_image);
+    if let Some(images) = args.images.filter(|n| *n <= seen) {
+        bail!(anyhow!("--images {images} counts all images, and {path} has seen {seen}; give more than that").context(Unusable));
+    }
+    Ok(Some(start))
+}
+
+/// A setting of the network: as given, else as found. A run from a prior cannot have another network, so there both must agree.
+fn setting<T: PartialEq + Debug>(start: &Option<Start>, option: &str, given: Option<T>, found: T) -> anyhow::Result<T> {
+    match (given, start) {
+        (Some(given), Some(start)) if given != found => {
+            let path = start.info.path.display();
+            bail!(
+                anyhow!("{option} is {given:?}, but {path} has {found:?}, which --from keeps; leave {option} out")
+                    .context(Unusable)
+            )
+        }
+        (given, _) => Ok(given.unwrap_or(found)),
+    }
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
-    let unusable = |e: halation_nn::Error| anyhow::anyhow!(e).context(Unusable);
-    let Opened { source, card } = open_source(&args)?;
+    let start = open_start(&args)?;
+    let base = match &start {
+        Some(start) => start.config.clone(),
+        None if args.resume => saved_config(&args.out).context(Unusable)?,
+        None => TrainConfig::new(UNetConfig {
+            img_resolution: 64,
+            img_channels: 1,
+            model_channels: 32,
+            channel_mult: vec![1, 2, 2],
+            attn_resolutions: vec![16],
+            num_blocks: 1,
+        }),
+    };
+    let res = setting(&start, "--res", args.res, base.unet.img_resolution)?;
+    let seed = args.seed.unwrap_or(base.seed);
+    let Opened { source, card } = open_source(&args.source, seed, res)?;
+    if let Some(Start { info, .. }) = start.as_ref().filter(|s| s.info.card.range != card.range) {
+        let message = format!(
+            "{}: found values {:?}, {} has {:?}; give a prior trained on such images",
+            info.path.display(),
+            info.card.range,
+            args.source,
+            card.range
+        );
+        bail!(anyhow!(message).context(Unusable));
+    }
     let schedule = schedule(&args)?;
     let mut trainer = if args.resume {
-        let mut trainer = Trainer::resume(&args.out, source.as_ref()).map_err(unusable)?;
+        let mut trainer = Trainer::resume(&args.out, source.as_ref()).context(Unusable)?;
         if let Some(schedule) = schedule {
-            trainer.set_schedule(schedule).map_err(unusable)?;
+            trainer.set_schedule(schedule).context(Unusable)?;
         }
         trainer
     } else {
         if args.out.join(CHECKPOINT).exists() {
             let message = format!("{} holds a training run; give --resume to go on with it, or another folder", args.out.display());
-            bail!(anyhow::anyhow!(message).context(Unusable));
+            bail!(anyhow!(message).context(Unusable));
         }
         let unet = UNetConfig {
-            img_resolution: args.res,
+            img_resolution: res,
             img_channels: source.item_shape()[0],
-            model_channels: args.channels,
-            channel_mult: args.mult.clone(),
-            attn_resolutions: args.attn.clone(),
-            num_blocks: args.blocks,
+            model_channels: setting(&start, "--channels", args.channels, base.unet.model_channels)?,
+            channel_mult: setting(&start, "--mult", args.mult, base.unet.channel_mult)?,
+            attn_resolutions: setting(&start, "--attn", args.attn, base.unet.attn_resolutions)?,
+            num_blocks: setting(&start, "--blocks", args.blocks, base.unet.num_blocks)?,
         };
         let config = TrainConfig {
-            sigma_data: args.sigma_data,
+            sigma_data: setting(&start, "--sigma-data", args.sigma_data, base.sigma_data)?,
             batch: args.batch,
             learning_rate: args.lr,
             schedule: schedule.unwrap_or(Schedule::Constant),
@@ -154,10 +208,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             p_std: args.p_std,
             clip: args.clip,
             dihedral: args.augment,
-            seed: args.seed,
+            seed,
             ..TrainConfig::new(unet)
         };
-        Trainer::new(config, source.as_ref()).map_err(unusable)?
+        match start {
+            Some(start) => Trainer::from_prior(start, config, source.as_ref()).context(Unusable)?,
+            None => Trainer::new(config, source.as_ref()).context(Unusable)?,
+        }
     };
     if args.images.is_none() && args.minutes.is_none() {
         eprintln!("halation: neither --images nor --minutes is given: the run goes on until it is interrupted");

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub enum Schedule {
     /// 1 throughout.
     Constant,
-    /// Half a cosine from 1 to 0 at this number of images.
+    /// Half a cosine from 1 at the first image of the run to 0 at this number of images.
     Cosine(u64),
     /// sqrt(n / seen) once more than n images were seen (Karras et al. 2024, arXiv:2312.02696, eq. 67): for runs without a set end.
     InverseSqrt(u64),
@@ -26,7 +26,7 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Its decay.
     pub schedule: Schedule,
-    /// Images over which the learning rate rises linearly from zero.
+    /// Images over which the learning rate rises linearly from zero, from the first image of the run.
     pub warmup_images: u64,
     /// Half-life of the moving average of the parameters, in images.
     pub ema_half_life: f64,
@@ -42,6 +42,12 @@ pub struct TrainConfig {
     pub dihedral: bool,
     /// Seed of starting values, noise and order.
     pub seed: u64,
+    /// Image with which the run begins: not 0 where it goes on from a prior.
+    #[serde(default)]
+    pub first_image: u64,
+    /// SHA-256 of the prior that it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_sha256: Option<String>,
 }
 
 impl TrainConfig {
@@ -61,6 +67,8 @@ impl TrainConfig {
             clip: 1.0,
             dihedral: false,
             seed: 0,
+            first_image: 0,
+            from_sha256: None,
         }
     }
 
@@ -89,20 +97,26 @@ impl TrainConfig {
             return Err(Error::Invalid(format!("batch is {}, expected 1 to 65536", self.batch)));
         }
         match self.schedule {
-            Schedule::Cosine(0) | Schedule::InverseSqrt(0) => {
-                Err(Error::Invalid("the schedule's images are 0, expected more".into()))
-            }
+            Schedule::Cosine(end) if end <= self.first_image => Err(Error::Invalid(format!(
+                "the schedule ends at {end} images, expected more than the {} with which the run begins",
+                self.first_image
+            ))),
+            Schedule::InverseSqrt(0) => Err(Error::Invalid("the schedule's images are 0, expected more".into())),
             _ => Ok(()),
         }
     }
 
     /// The learning rate after `images` images.
     pub fn rate(&self, images: u64) -> f64 {
+        let since = images.saturating_sub(self.first_image);
         let warm =
-            if self.warmup_images == 0 { 1.0 } else { ((images + self.batch as u64) as f64 / self.warmup_images as f64).min(1.0) };
+            if self.warmup_images == 0 { 1.0 } else { ((since + self.batch as u64) as f64 / self.warmup_images as f64).min(1.0) };
         let factor = match self.schedule {
             Schedule::Constant => 1.0,
-            Schedule::Cosine(end) => 0.5 * (1.0 + (std::f64::consts::PI * (images as f64 / end as f64).min(1.0)).cos()),
+            Schedule::Cosine(end) => {
+                let done = since as f64 / end.saturating_sub(self.first_image) as f64;
+                0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
+            }
             Schedule::InverseSqrt(n) => 1.0 / (images as f64 / n as f64).max(1.0).sqrt(),
         };
         self.learning_rate * warm * factor

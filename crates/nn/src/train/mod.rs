@@ -6,11 +6,13 @@
 mod config;
 mod images;
 mod optimizer;
+mod start;
 mod state;
 
 pub use config::{Schedule, TrainConfig};
 pub use images::TrainingImages;
-pub use state::{CHECKPOINT, LOG, PRIOR};
+pub use start::{Start, training_of};
+pub use state::{CHECKPOINT, LOG, PRIOR, saved_config};
 
 use crate::precond::{combined, scaled};
 use crate::{Error, GradientSum, ImageSource, Precond, Result, SongUNet, UNetDenoiser};
@@ -76,7 +78,7 @@ impl<'a> Trainer<'a> {
         let expected = net.item_shape();
         if source.item_shape() != expected {
             return Err(Error::Invalid(format!(
-                "{} gives images of shape {:?}, the network takes {expected:?} (channel, y, x); change img_resolution or img_channels",
+                "{} gives images of shape {:?}, the network takes {expected:?} (channel, y, x); give a network and a source that agree",
                 source.describe(),
                 source.item_shape()
             )));
@@ -86,7 +88,8 @@ impl<'a> Trainer<'a> {
         }
         let (ema, adam, gradients) = (net.theta().to_vec(), Adam::new(net.theta().len()), net.gradient_sum());
         let denoiser = UNetDenoiser::new(net, Precond::Edm { sigma_data: config.sigma_data });
-        Ok(Self { config, source, denoiser, ema, adam, images: 0, log: Vec::new(), since_log: (0.0, 0.0, 0), gradients })
+        let images = config.first_image;
+        Ok(Self { config, source, denoiser, ema, adam, images, log: Vec::new(), since_log: (0.0, 0.0, 0), gradients })
     }
 
     /// The settings.
@@ -94,12 +97,12 @@ impl<'a> Trainer<'a> {
         &self.config
     }
 
-    /// Steps done.
+    /// Steps of this run done.
     pub fn steps(&self) -> u64 {
         self.adam.steps
     }
 
-    /// Images seen.
+    /// Images seen, with those of the prior that the run goes on from.
     pub fn images(&self) -> u64 {
         self.images
     }

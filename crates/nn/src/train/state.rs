@@ -26,6 +26,22 @@ struct State {
     log: Vec<LogLine>,
 }
 
+fn read(path: &Path) -> Result<(TensorFile, State)> {
+    let file = TensorFile::read(path)?;
+    let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    let text = file.metadata.get("state").ok_or_else(|| fail("found no metadata \"state\": not a training checkpoint".into()))?;
+    let state = serde_json::from_str(text).map_err(|e| fail(format!("metadata state: {e}")))?;
+    Ok((file, state))
+}
+
+/// The settings of the run in `folder`, which say of what source it is to be resumed.
+///
+/// # Errors
+/// When there is no checkpoint or it is damaged.
+pub fn saved_config(folder: &Path) -> Result<TrainConfig> {
+    Ok(read(&folder.join(CHECKPOINT))?.1.config)
+}
+
 impl<'a> Trainer<'a> {
     /// Writes checkpoint, prior and log into `folder`, each whole or not at all. `card` and the source's own
     /// entries become part of the prior's metadata.
@@ -75,11 +91,8 @@ impl<'a> Trainer<'a> {
     /// When the checkpoint is not there, damaged, or of another source.
     pub fn resume(folder: &Path, source: &'a dyn ImageSource) -> Result<Self> {
         let path = folder.join(CHECKPOINT);
-        let file = TensorFile::read(&path)?;
+        let (file, state) = read(&path)?;
         let fail = |message: String| Error::Checkpoint { path: path.clone(), message };
-        let text =
-            file.metadata.get("state").ok_or_else(|| fail("found no metadata \"state\": not a training checkpoint".into()))?;
-        let state: State = serde_json::from_str(text).map_err(|e| fail(format!("metadata state: {e}")))?;
         if state.source != source.describe() {
             return Err(fail(format!(
                 "the run was trained on {:?}, found {:?}; give the same source and settings, or another output folder",

@@ -45,6 +45,13 @@ fn tiny(side: usize) -> TrainConfig {
     TrainConfig { batch: 16, warmup_images: 320, ema_half_life: 500.0, ..TrainConfig::new(unet) }
 }
 
+#[track_caller]
+fn is_the_same(a: &Trainer, b: &Trainer) {
+    assert!(a.denoiser.net().theta() == b.denoiser.net().theta());
+    assert!(a.ema == b.ema && a.adam == b.adam);
+    assert_eq!((&a.config, a.images, &a.log, a.since_log), (&b.config, b.images, &b.log, b.since_log));
+}
+
 #[test]
 fn resume_gives_the_same_bits() {
     let source = Gaussian { side: 8 };
@@ -68,9 +75,7 @@ fn resume_gives_the_same_bits() {
             second.step().unwrap();
         }
     });
-    assert!(whole.denoiser.net().theta() == second.denoiser.net().theta());
-    assert!(whole.ema == second.ema && whole.adam == second.adam);
-    assert_eq!((whole.images, &whole.log, whole.since_log), (second.images, &second.log, second.since_log));
+    is_the_same(&whole, &second);
     assert_eq!(whole.log.len(), 1);
 
     second.save(folder.path(), &card).unwrap();
@@ -86,6 +91,94 @@ fn resume_gives_the_same_bits() {
 
     let other = Trainer::resume(folder.path(), &Gaussian { side: 16 });
     assert!(other.err().unwrap().to_string().contains("trained on"));
+}
+
+/// A run from a prior begins with its network and its next image, and can be stopped as any other.
+#[test]
+fn a_run_goes_on_from_a_prior() {
+    let source = Gaussian { side: 8 };
+    let folder = tempfile::tempdir().unwrap();
+    let card = PriorCard { range: [-1.0, 1.0], ..PriorCard::default() };
+    let config = TrainConfig { batch: 5, dihedral: true, seed: 3, sigma_data: 0.4, ..tiny(8) };
+    let mut before = Trainer::new(config.clone(), &source).unwrap();
+    for _ in 0..9 {
+        before.step().unwrap();
+    }
+    before.save(folder.path(), &card).unwrap();
+    let start = || Start::read(&folder.path().join(PRIOR)).unwrap();
+    assert_eq!((start().config.seed, start().config.first_image), (3, 45));
+
+    // What the prior settles is not taken from the command's settings.
+    let mut next = TrainConfig { sigma_data: 0.5, schedule: Schedule::Cosine(200), unet: tiny(16).unet, ..config.clone() };
+    let mut whole = Trainer::from_prior(start(), next.clone(), &source).unwrap();
+    assert!(whole.ema == before.ema && whole.denoiser.net().theta() == before.ema);
+    assert_eq!((&whole.config.unet, whole.config.sigma_data), (&config.unet, 0.4));
+    assert_eq!((whole.images, whole.steps(), whole.log.len()), (45, 0, 0));
+    let mut image = [0.0; 64];
+    TrainingImages::new(&source, 3, true).fill(45, &mut image).unwrap();
+    assert_eq!(whole.batch().unwrap().0.data()[..64], image);
+    // The first step of Adam moves no parameter by more than the rate, which warms up anew.
+    let step = whole.step().unwrap();
+    assert_eq!(step.learning_rate, config.learning_rate * 5.0 / 320.0);
+    let moved = whole.denoiser.net().theta().iter().zip(&before.ema).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) as f64;
+    assert!(moved > 0.9 * step.learning_rate && moved < 1.1 * step.learning_rate, "{moved}");
+    for _ in 1..30 {
+        whole.step().unwrap();
+    }
+
+    let run = tempfile::tempdir().unwrap();
+    let mut first = Trainer::from_prior(start(), next.clone(), &source).unwrap();
+    for _ in 0..13 {
+        first.step().unwrap();
+    }
+    first.save(run.path(), &card).unwrap();
+    let mut second = Trainer::resume(run.path(), &source).unwrap();
+    rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(|| {
+        for _ in 13..30 {
+            second.step().unwrap();
+        }
+    });
+    is_the_same(&whole, &second);
+    second.save(run.path(), &card).unwrap();
+    let (training, images) = training_of(&read_prior_metadata(&run.path().join(PRIOR)).unwrap()).unwrap().unwrap();
+    assert_eq!((&training, images), (&whole.config, 195));
+    assert_eq!(training.from_sha256, Some(start().info.sha256));
+
+    let refused = |result: Result<Trainer>, says: &str| {
+        let message = result.err().unwrap().to_string();
+        assert!(message.contains(says), "{says:?} is not in {message:?}");
+    };
+    refused(Trainer::from_prior(start(), next.clone(), &Gaussian { side: 16 }), "[1, 16, 16]");
+    next.schedule = Schedule::Cosine(45);
+    refused(Trainer::from_prior(start(), next, &source), "45");
+}
+
+#[test]
+fn a_run_goes_on_only_from_a_prior_that_training_made() {
+    let source = Gaussian { side: 8 };
+    let folder = tempfile::tempdir().unwrap();
+    Trainer::new(tiny(8), &source).unwrap().save(folder.path(), &PriorCard::default()).unwrap();
+    let path = folder.path().join(PRIOR);
+    let prior = TensorFile::read(&path).unwrap();
+    let vp = prior.metadata["config"].replace("\"precond\":\"edm\"", "\"precond\":\"vp\"");
+    for (key, value, says) in [
+        ("kind", Some("gaussian_mixture"), "\"unet\""),
+        ("config", Some(vp.as_str()), "vp"),
+        ("images_seen", Some("many"), "many"),
+        ("images_seen", None, "images_seen"),
+        ("training", None, "training"),
+    ] {
+        let mut file = prior.clone();
+        match value {
+            Some(value) => file.metadata.insert(key.into(), value.into()),
+            None => file.metadata.remove(key),
+        };
+        file.write(&path).unwrap();
+        let message = Start::read(&path).err().unwrap().to_string();
+        assert!(message.contains("prior.safetensors") && message.contains(says), "{says:?} is not in {message:?}");
+    }
+    let message = Start::read(&folder.path().join(CHECKPOINT)).err().unwrap().to_string();
+    assert!(message.contains("\"training\"") && message.contains("expected a prior"), "{message}");
 }
 
 /// Entries that are added later change nothing else, and cannot replace what makes the file a network.
@@ -243,6 +336,18 @@ fn learning_rate_schedules() {
     assert!((config.rate(500) - 0.5).abs() < 1e-12 && config.rate(1000) < 1e-12 && config.rate(2000) < 1e-12);
     let config = TrainConfig { schedule: Schedule::InverseSqrt(400), ..config };
     assert!((config.rate(200) - 1.0).abs() < 1e-12 && (config.rate(1600) - 0.5).abs() < 1e-12);
+
+    // A run that begins later: warm-up and cosine count from there.
+    let config = TrainConfig { schedule: Schedule::Cosine(5000), first_image: 4000, ..config };
+    assert!((config.rate(4000) - 0.1).abs() < 1e-12 && (config.rate(4500) - 0.5).abs() < 1e-12 && config.rate(5000) < 1e-12);
+}
+
+/// Settings that were written before runs could go on from a prior.
+#[test]
+fn older_settings_begin_at_the_first_image() {
+    let mut text = serde_json::to_value(tiny(8)).unwrap();
+    assert!(text.as_object_mut().unwrap().remove("first_image").is_some());
+    assert_eq!(serde_json::from_value::<TrainConfig>(text).unwrap(), tiny(8));
 }
 
 #[test]
