@@ -45,6 +45,11 @@ pub trait Whitened: Send {
     fn vjp(&self, w: &[f64]) -> Vec<f64>;
     /// J J^T (len x len), which solvers factor: data space is far smaller than image space.
     fn gram(&self) -> Array2<f64>;
+    /// Covariance of r under Gaussian noise of standard deviation `rho` in every pixel of x: rho^2 J J^T, and what the linearisation leaves
+    /// out where it was made for this noise ([`Likelihood::residual_under_noise`]).
+    fn covariance(&self, rho: f64) -> Array2<f64> {
+        self.gram() * (rho * rho)
+    }
 }
 
 /// y = A x + n, n ~ N(0, diag(sigma^2)).

@@ -108,6 +108,32 @@ pub(crate) fn log_sum_exp(x: &[f64]) -> f64 {
     if top.is_finite() { top + x.iter().map(|v| (v - top).exp()).sum::<f64>().ln() } else { top }
 }
 
+/// Effective sample size of log weights (Kong 1992).
+pub(crate) fn effective(logs: &[f64]) -> f64 {
+    (2.0 * log_sum_exp(logs) - log_sum_exp(&logs.iter().map(|l| 2.0 * l).collect::<Vec<_>>())).exp()
+}
+
+/// Systematic resampling (Kitagawa 1996): `n` indices, index i in proportion to exp(logs[i]), from one uniform number.
+pub(crate) fn systematic(logs: &[f64], n: usize, u: f64) -> Vec<usize> {
+    let total = log_sum_exp(logs);
+    let mut chosen = Vec::with_capacity(n);
+    let (mut sum, mut i) = ((logs[0] - total).exp(), 0);
+    for k in 0..n {
+        let at = (k as f64 + u) / n as f64;
+        while sum < at && i + 1 < logs.len() {
+            i += 1;
+            sum += (logs[i] - total).exp();
+        }
+        chosen.push(i);
+    }
+    chosen
+}
+
+/// `n` numbers in geometric progression from `first` to `last`.
+pub(crate) fn geometric(first: f64, last: f64, n: usize) -> Vec<f64> {
+    (0..n).map(|i| first * (last / first).powf(i as f64 / (n - 1).max(1) as f64)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

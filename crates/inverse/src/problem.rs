@@ -41,16 +41,6 @@ pub trait Domain: Send + Sync {
         Ok(())
     }
 
-    /// Moves the first image into the gauge of the prior where the data leave that gauge free (position, scale, ...), and the others by the
-    /// same transformation. Does nothing where there is no such freedom.
-    ///
-    /// # Errors
-    /// The image has no gauge.
-    fn regauge(&self, images: &mut [&mut [f32]]) -> Result<()> {
-        let _ = images;
-        Ok(())
-    }
-
     /// The observed data by name.
     fn observed(&self) -> BTreeMap<String, Variable>;
 

@@ -1,11 +1,11 @@
 //! Priors and problems that several tests share.
 
-use crate::{GaussianMixture, LinearGaussianLikelihood, Problem};
+use crate::{DenseOperator, GaussianMixture, LinearGaussianLikelihood, MixturePosterior, Problem};
 use halation_compute::Tensor;
 use halation_io::{LinearProblemFile, read_linear_problem};
 use halation_nn::{Denoiser, Pullback};
-use halation_posterior::Axis;
-use ndarray::{arr1, arr2, arr3};
+use halation_posterior::{Axis, Ensemble};
+use ndarray::{Array2, arr1, arr2, arr3};
 use std::path::{Path, PathBuf};
 
 /// The folder of a golden closed-form problem, or none (said on stderr) where the shared files are not there.
@@ -73,5 +73,51 @@ impl Denoiser for Opaque<'_> {
     }
     fn denoise_with_pullback<'b>(&'b self, x: &Tensor, sigma: &[f32]) -> halation_nn::Result<(Tensor, Box<dyn Pullback + 'b>)> {
         self.0.denoise_with_pullback(x, sigma)
+    }
+}
+
+pub(crate) fn likelihood(a: &Array2<f64>, y: &[f64], sigma: f64) -> LinearGaussianLikelihood {
+    let operator = DenseOperator::new([1, 1, a.ncols()], a.view()).unwrap();
+    LinearGaussianLikelihood::new(operator, y.to_vec(), vec![sigma; y.len()]).unwrap()
+}
+
+pub(crate) fn rows(ensemble: &Ensemble) -> Vec<Vec<f64>> {
+    let d = ensemble.images.len() / ensemble.draws();
+    let flat: Vec<f64> = ensemble.images.iter().map(|v| *v as f64).collect();
+    flat.chunks(d).map(<[f64]>::to_vec).collect()
+}
+
+pub(crate) fn mean_and_covariance(x: &[Vec<f64>]) -> (Vec<f64>, Array2<f64>) {
+    let (n, d) = (x.len() as f64, x[0].len());
+    let mean: Vec<f64> = (0..d).map(|i| x.iter().map(|x| x[i]).sum::<f64>() / n).collect();
+    let covariance = Array2::from_shape_fn((d, d), |(i, j)| x.iter().map(|x| (x[i] - mean[i]) * (x[j] - mean[j])).sum::<f64>() / n);
+    (mean, covariance)
+}
+
+/// Standard errors are those of `effective` independent draws; four of them for means, five for variances (relative error sqrt(2/n)).
+pub(crate) fn check_moments(ensemble: &Ensemble, exact: &MixturePosterior, effective: f64, what: &str) {
+    let (mean, covariance) = mean_and_covariance(&rows(ensemble));
+    let expected = exact.covariance();
+    for i in 0..mean.len() {
+        let sd = expected[(i, i)].sqrt();
+        let error = (mean[i] - exact.mean()[i]).abs() / sd;
+        assert!(error < 4.0 / effective.sqrt(), "{what}: mean of pixel {i} off by {error} standard deviations");
+        let ratio = covariance[(i, i)] / expected[(i, i)];
+        assert!((ratio - 1.0).abs() < 5.0 * (2.0 / effective).sqrt(), "{what}: variance of pixel {i} {ratio} times the exact one");
+    }
+}
+
+/// The whitened residual of a linear problem without its linearity: what a closure likelihood looks like to the solver.
+pub(crate) struct Curved<'a>(pub &'a LinearGaussianLikelihood);
+
+impl crate::Likelihood for Curved<'_> {
+    fn item_shape(&self) -> [usize; 3] {
+        crate::Likelihood::item_shape(self.0)
+    }
+    fn neg_log_and_grad(&self, x: &Tensor) -> crate::Result<(Vec<f64>, Tensor)> {
+        self.0.neg_log_and_grad(x)
+    }
+    fn residual(&self, x: &[f32]) -> crate::Result<Option<Box<dyn crate::Whitened + '_>>> {
+        self.0.residual(x)
     }
 }

@@ -127,6 +127,7 @@ impl VlbiLikelihood {
     /// sqrt(|V|^2 + s^2), s the noise's standard deviation in Re V and Im V, so that relative errors of V never exceed one.
     pub(crate) fn evaluate_under_noise(&self, image: &[f64], noise: f64) -> Evaluation {
         let (mut re, mut im) = self.fourier.forward(image);
+        let mut second_order = Vec::new();
         if noise > 0.0 && self.settings.data != DataProducts::CalibratedVisibilities {
             let (cos, sin) = self.fourier_gram();
             for (k, (re, im)) in re.iter_mut().zip(&mut im).enumerate() {
@@ -134,6 +135,7 @@ impl VlbiLikelihood {
                 let power = (*re * *re + *im * *im).max(1e-12 * variance);
                 let raise = (1.0 + variance / power).sqrt();
                 (*re, *im) = (raise * *re, raise * *im);
+                second_order.push((variance / (power + variance)).powi(2));
             }
         }
         let (scale, sum) = self.scale(image);
@@ -145,7 +147,7 @@ impl VlbiLikelihood {
         // r(ln c) = r + ln c |d| e: least squares in ln c gives its estimate and leaves the projected residual.
         let along = self.project(&mut residual);
         let free_log_scale = (self.scale_response > 0.0).then(|| -along / self.scale_response);
-        Evaluation { re, im, scale, sum, residual, free_log_scale }
+        Evaluation { re, im, scale, sum, residual, free_log_scale, second_order }
     }
 
     /// Cotangent of u for the residual's cotangent `w`.
@@ -219,6 +221,8 @@ pub(crate) struct Evaluation {
     pub sum: Option<f64>,
     /// The whitened residual.
     pub residual: Vec<f64>,
+    /// Variance of ln|V| and of arg V that is of second order in the noise, for every visibility; empty without noise.
+    pub second_order: Vec<f64>,
     /// The best ln c, where that is marginalised.
     pub free_log_scale: Option<f64>,
 }

@@ -105,6 +105,33 @@ impl Whitened for Linearised<'_> {
         }
         gram
     }
+
+    /// ln(V + n) - ln V = n/V - (n/V)^2/2 + ...: the square has variance v^2 in real and imaginary part, v that of n/V in each. It differs between
+    /// visibilities where the linear term is the same for neighbours, so it is taken as independent.
+    fn covariance(&self, rho: f64) -> Array2<f64> {
+        let mut covariance = self.gram();
+        covariance.iter_mut().for_each(|v| *v *= rho * rho);
+        if self.at.second_order.is_empty() {
+            return covariance;
+        }
+        let mut rest = Array2::zeros(covariance.raw_dim());
+        for (term, block) in self.likelihood.terms().iter().zip(&self.blocks) {
+            let mut along = Array2::zeros((term.rows().len(), 2 * term.range.len()));
+            for (k, at) in term.range.clone().enumerate() {
+                let (re, im, sd) = (self.at.re[at], self.at.im[at], self.at.second_order[at].sqrt());
+                for r in 0..term.rows().len() {
+                    let (a, b) = (block.re[[r, k]], block.im[[r, k]]);
+                    along[[r, 2 * k]] = sd * (a * re + b * im);
+                    along[[r, 2 * k + 1]] = sd * (b * re - a * im);
+                }
+            }
+            rest.slice_mut(s![term.rows(), term.rows()]).assign(&along.dot(&along.t()));
+        }
+        if let Some(direction) = self.likelihood.free_scale() {
+            project_both_sides(&mut rest, direction);
+        }
+        covariance + rest
+    }
 }
 
 impl Linearised<'_> {

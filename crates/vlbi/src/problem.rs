@@ -124,34 +124,6 @@ impl Domain for VlbiProblem {
         Ok(())
     }
 
-    /// Moved by whole pixels so that the flux centroid lies within half a pixel of the field's centre (what enters is empty sky), and scaled
-    /// to the peak 1. Closures and station gains leave both free, so an image would drift along them, out of what the prior knows.
-    /// Calibrated visibilities fix the position, so nothing is moved there.
-    fn regauge(&self, images: &mut [&mut [f32]]) -> halation_inverse::Result<()> {
-        if self.likelihood.settings().data == DataProducts::CalibratedVisibilities {
-            return Ok(());
-        }
-        let grid = self.likelihood.fourier().grid();
-        let Some(first) = images.first() else { return Ok(()) };
-        let u = self.image(first);
-        let peak = u.iter().copied().fold(0.0, f64::max);
-        let Some(gauge) = grid.gauge(&u).filter(|_| peak > 0.0) else { return Ok(()) };
-        // East lies at small columns, North at large rows.
-        let columns = (gauge.l_rad / grid.pixel_rad()).round() as i64;
-        let rows = -(gauge.m_rad / grid.pixel_rad()).round() as i64;
-        let n = grid.n as i64;
-        let units = self.likelihood.settings().units;
-        for image in images {
-            let u = self.image(image);
-            for (p, z) in image.iter_mut().enumerate() {
-                let (j, i) = (p as i64 / n - rows, p as i64 % n - columns);
-                let value = if (0..n).contains(&j) && (0..n).contains(&i) { u[(j * n + i) as usize] / peak } else { 0.0 };
-                *z = ((value - units.offset) / units.scale) as f32;
-            }
-        }
-        Ok(())
-    }
-
     fn observed(&self) -> BTreeMap<String, Variable> {
         let p = self.likelihood.prepared();
         let of = |f: &dyn Fn(&crate::Visibility) -> f64| p.visibilities.iter().map(f).collect::<Vec<_>>();
@@ -233,40 +205,6 @@ mod tests {
     use crate::testing::{crescent, grid, observe, tracks};
     use crate::{PrepareSettings, prepare};
     use halation_lapack as _;
-
-    /// An off-centre, faint image comes back to the centre by whole pixels and to the peak 1, another by the same move; both fit as before.
-    #[test]
-    fn regauge_centres_and_keeps_the_fit() {
-        let grid = grid(32);
-        let mut observation = tracks(6, 1, 3);
-        let image = crescent(grid);
-        observe(&mut observation, grid, &image, 30.0, 1);
-        let prepared = prepare(&observation, &PrepareSettings::default()).unwrap();
-        let problem = VlbiProblem::new(&prepared, grid, &LikelihoodSettings::default()).unwrap();
-        let peak = image.iter().copied().fold(0.0, f64::max);
-        // A third of the gauge's brightness.
-        let z = |p: Option<usize>| p.map_or(-1.0, |p| (2.0 / 3.0 * image[p] / peak - 1.0) as f32);
-        // Three columns to the West, two rows to the North.
-        let moved: Vec<f32> = (0..32 * 32).map(|p| z((p / 32 >= 2 && p % 32 >= 3).then(|| p - 2 * 32 - 3))).collect();
-        let (mut found, mut other) = (moved.clone(), moved.clone());
-        other[500] += 0.1;
-        problem.regauge(&mut [&mut found, &mut other]).unwrap();
-        let u = problem.image(&found);
-        let gauge = grid.gauge(&u).unwrap();
-        assert!(gauge.l_rad.abs() <= 0.51 * grid.pixel_rad() && gauge.m_rad.abs() <= 0.51 * grid.pixel_rad(), "{gauge:?}");
-        assert!((u.iter().copied().fold(0.0, f64::max) - 1.0).abs() < 1e-6);
-        // The other differs by what it differed before, three times as bright, at one pixel.
-        let differences: Vec<f32> = found.iter().zip(&other).map(|(a, b)| b - a).filter(|d| d.abs() > 1e-6).collect();
-        assert!(differences.len() == 1 && (differences[0] - 0.3).abs() < 1e-4, "{differences:?}");
-        let mut again = found.clone();
-        problem.regauge(&mut [&mut again]).unwrap();
-        assert!(again.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-6));
-        for ((name, before), (_, after)) in problem.reduced_chi2(&moved).unwrap().iter().zip(&problem.reduced_chi2(&found).unwrap())
-        {
-            // What the shift moved over the edge is empty to the crescent's own truncation there.
-            assert!((before - after).abs() < 1e-3 * before.max(1.0), "{name}: {before} {after}");
-        }
-    }
 
     /// Calibrated visibilities know where the source is and, with a pixel scale, how bright: the image is shown as it is, in Jy/pixel, even
     /// where its total is not positive. Closures know neither.

@@ -76,6 +76,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome> {
             command: "reconstruct linear",
             output: &args.output,
             solver: &solver,
+            default_solver: super::run::SolverName::PnpDm,
             options: toml::Table::try_from(&complete)?,
             inputs: &[path],
             prior: &prior,

@@ -5,7 +5,9 @@ use super::progress::{Display, Log};
 use crate::{Outcome, Unusable};
 use anyhow::{Context, Result, anyhow, bail};
 use halation_compute::Tensor;
-use halation_inverse::{Dps, DpsWeight, Drive, Driven, GaussianMixture, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive};
+use halation_inverse::{
+    Dps, DpsWeight, Drive, Driven, GaussianMixture, Guided, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive,
+};
 use halation_io::{Existing, OutputDir, Started, partial_of, sha256_of_file};
 use halation_nn::Denoiser;
 use halation_posterior::{Ensemble, write_ensemble};
@@ -21,7 +23,9 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SolverName {
-    /// Annealed split Gibbs over two populations: calibrated
+    /// Reverse diffusion guided by the data, with restarts; for any data
+    Guided,
+    /// Annealed split Gibbs over two weighted populations; for linear problems
     PnpDm,
     /// Diffusion posterior sampling: approximate
     Dps,
@@ -40,7 +44,7 @@ pub(crate) enum Weighting {
 /// Options of the solver and its cost; the same for every kind of data.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub(crate) struct SolverOptions {
-    /// Method [default: pnp-dm]
+    /// Method [default: guided for VLBI, pnp-dm for linear problems]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solver: Option<SolverName>,
@@ -52,14 +56,18 @@ pub(crate) struct SolverOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Noise levels of the anneal (pnp-dm) [default: 232, with four network calls each]
+    /// Noise levels [default: 310 with three network calls each (guided), 232 with four (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub levels: Option<usize>,
-    /// Particles of both populations together (pnp-dm) [default: four for each draw beyond a dozen, at least 32]
+    /// Particles of both populations together [default: at least 32, as many as draws (guided), four for each draw beyond a dozen (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub population: Option<usize>,
+    /// Descents after the first (guided) [default: 3]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<usize>,
     /// Weight of the likelihood (dps) [default: paper]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,6 +157,8 @@ pub(crate) struct Job<'a> {
     pub command: &'static str,
     pub output: &'a OutputOptions,
     pub solver: &'a SolverOptions,
+    /// What is used where no solver is named.
+    pub default_solver: SolverName,
     /// All options but those of the solver, complete: with the solver's they are run.toml.
     pub options: toml::Table,
     pub inputs: &'a [PathBuf],
@@ -167,21 +177,50 @@ pub(crate) struct Job<'a> {
 /// Unusable options or input, an output that is in the way, or a failure on the way.
 pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
     let o = job.solver;
-    match o.solver.unwrap_or(SolverName::PnpDm) {
+    match o.solver.unwrap_or(job.default_solver) {
+        SolverName::Guided => {
+            if o.dps_weight.is_some() || o.dps_zeta.is_some() {
+                return Err(anyhow!("--dps-weight and --dps-zeta belong to --solver dps").context(Unusable));
+            }
+            let default = Guided::default();
+            let solver = Guided {
+                levels: o.levels.unwrap_or(default.levels),
+                population: o.population,
+                restarts: o.restarts.unwrap_or(default.restarts),
+            };
+            let particles = solver.plan(problem, o.draws.unwrap_or(20) as usize).context(Unusable)?.particles;
+            let solver = Guided { population: Some(particles), ..solver };
+            let complete = SolverOptions {
+                solver: Some(SolverName::Guided),
+                levels: Some(solver.levels),
+                population: Some(particles),
+                restarts: Some(solver.restarts),
+                ..o.clone()
+            };
+            with_solver(problem, job, &solver, complete)
+        }
         SolverName::PnpDm => {
             if o.dps_weight.is_some() || o.dps_zeta.is_some() {
                 return Err(anyhow!("--dps-weight and --dps-zeta belong to --solver dps").context(Unusable));
+            }
+            if o.restarts.is_some() {
+                return Err(anyhow!("--restarts belongs to --solver guided").context(Unusable));
             }
             let default = PnpDm::default();
             let solver = PnpDm { levels: o.levels.unwrap_or(default.levels), population: o.population, ..default };
             let particles = solver.plan(problem, o.draws.unwrap_or(20) as usize).context(Unusable)?.particles;
             let solver = PnpDm { population: Some(particles), ..solver };
-            let complete = SolverOptions { levels: Some(solver.levels), population: Some(particles), ..o.clone() };
+            let complete = SolverOptions {
+                solver: Some(SolverName::PnpDm),
+                levels: Some(solver.levels),
+                population: Some(particles),
+                ..o.clone()
+            };
             with_solver(problem, job, &solver, complete)
         }
         SolverName::Dps => {
-            if o.levels.is_some() || o.population.is_some() {
-                return Err(anyhow!("--levels and --population belong to --solver pnp-dm").context(Unusable));
+            if o.levels.is_some() || o.population.is_some() || o.restarts.is_some() {
+                return Err(anyhow!("--levels, --population and --restarts belong to --solver guided and pnp-dm").context(Unusable));
             }
             let zeta = o.dps_zeta.unwrap_or(1.0);
             let weighting = o.dps_weight.unwrap_or(Weighting::Paper);
@@ -189,7 +228,8 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
                 Weighting::Paper => DpsWeight::Paper { zeta },
                 Weighting::Bayes => DpsWeight::Bayes,
             };
-            let complete = SolverOptions { dps_weight: Some(weighting), dps_zeta: Some(zeta), ..o.clone() };
+            let complete =
+                SolverOptions { solver: Some(SolverName::Dps), dps_weight: Some(weighting), dps_zeta: Some(zeta), ..o.clone() };
             with_solver(problem, job, &Dps { weight }, complete)
         }
     }
@@ -198,7 +238,6 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
 fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options: SolverOptions) -> Result<Outcome> {
     let (draws, seed) = (options.draws.unwrap_or(20), options.seed.unwrap_or(0));
     (options.draws, options.seed) = (Some(draws), Some(seed));
-    options.solver.get_or_insert(SolverName::PnpDm);
     check_needs(solver, problem).with_context(|| job.prior.path.display().to_string()).context(Unusable)?;
     let plan = solver.plan(problem, draws as usize).context(Unusable)?;
     let memory = available_memory();

@@ -105,33 +105,6 @@ pub(crate) fn prior_half(prior: &dyn Denoiser, z: Tensor, rho: f64, rng: Philox,
     Ok(PriorDraw { x: result, mean: mean.unwrap_or(before), flat: flat_result })
 }
 
-/// Network calls of [`prior_half_far`].
-pub const FAR_CALLS: usize = 12;
-/// Last noise level of [`prior_half_far`] over the first.
-const FAR_LAST: f64 = 0.04;
-
-/// As [`prior_half`] far from the data, where p(x0 | z) has many modes and four calls would give their average, blurred and faint: plain
-/// ancestral steps (Song et al. 2021, arXiv 2011.13456, appendix F) over geometric levels.
-pub(crate) fn prior_half_far(prior: &dyn Denoiser, z: Tensor, rho: f64, rng: Philox, step: u32) -> Result<PriorDraw> {
-    let n = z.draws();
-    let item = z.shape()[1..].to_vec();
-    let mut x = z;
-    let mut mean = None;
-    let level = |j: usize| rho * FAR_LAST.powf(j as f64 / (FAR_CALLS - 1) as f64);
-    for j in 0..FAR_CALLS {
-        let d = prior.denoise(&x, &vec![level(j) as f32; n])?;
-        if j + 1 == FAR_CALLS {
-            x = d;
-            break;
-        }
-        let alpha = (level(j + 1) / level(j)).powi(2);
-        let noise = rng.normal(0..n as u64, step + j as u32, &item)?;
-        advance(&mut x, alpha as f32, &d, &d, 0.0, (level(j + 1) * (1.0 - alpha).sqrt()) as f32, &noise);
-        mean.get_or_insert(d);
-    }
-    Ok(PriorDraw { mean: mean.unwrap_or_else(|| x.clone()), flat: Tensor::zeros(x.shape()), x })
-}
-
 const CHUNK: usize = 4096;
 
 fn add_increment(result: &mut Tensor, weight: f32, d: &Tensor, before: &Tensor) {
@@ -220,23 +193,6 @@ mod tests {
     /// Share of the mode at 1.
     fn share(t: &Tensor) -> f64 {
         t.data().iter().filter(|v| **v > 0.0).count() as f64 / t.len() as f64
-    }
-
-    /// Far from the data, modes a twentieth of their distance wide keep their shares to two points. The spread within a mode comes out
-    /// 14, 15 and 27 % too small at rho = 0.4, 0.8 and 2: it is not far above the last level, 0.04 rho.
-    #[test]
-    fn far_half_keeps_the_marginal() {
-        let s2 = 0.01;
-        for rho in [0.4, 0.8, 2.0] {
-            let (x0, x) = two_modes(s2, rho, prior_half_far);
-            let spread = |t: &Tensor| {
-                let of: Vec<f64> = t.data().iter().filter(|v| **v < 0.0).map(|v| (*v as f64 + 1.0).powi(2)).collect();
-                (of.iter().sum::<f64>() / of.len() as f64 / s2).sqrt()
-            };
-            println!("rho {rho}: share {} of {}, spread {}", share(&x), share(&x0), spread(&x));
-            assert!((share(&x) - share(&x0)).abs() < 0.02, "rho {rho}: share {} against {}", share(&x), share(&x0));
-            assert!((0.7..1.1).contains(&spread(&x)), "rho {rho}: spread {}", spread(&x));
-        }
     }
 
     /// Two modes at -1 and 1 with weights .7 and .3: z from the exact joint law must give back the prior's shares and spread.

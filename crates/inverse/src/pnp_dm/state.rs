@@ -1,10 +1,12 @@
 //! Where an annealed population stands.
 
-use super::curvature::SharedBasis;
+use crate::Problem;
+use crate::curvature::SharedBasis;
 use crate::solver::{put_tensor, tensor_of};
 use crate::{Checkpoint, Error, Result};
 use halation_compute::{Philox, Tensor};
 use halation_io::TensorFile;
+use std::sync::Arc;
 
 /// Both populations, one after the other along the first axis of every tensor.
 pub struct PnpDmState {
@@ -15,8 +17,6 @@ pub struct PnpDmState {
     /// D(z, rho) of the sweep that made `x`, and the noise of that sweep under a flat prior.
     pub(super) mean: Tensor,
     pub(super) flat: Tensor,
-    /// The z of that sweep.
-    pub(super) z: Tensor,
     pub(super) log_weights: Vec<f64>,
     pub(super) ancestors: Vec<u64>,
     pub(super) ladder: Vec<f64>,
@@ -25,11 +25,11 @@ pub struct PnpDmState {
     pub(super) smallest_ess: [f64; 2],
     pub(super) resamplings: [u64; 2],
     /// Not saved: it follows from the problem.
-    pub(super) basis: Option<SharedBasis>,
+    pub(super) basis: Option<Arc<SharedBasis>>,
 }
 
 impl PnpDmState {
-    pub(super) fn start(rng: Philox, draws: u64, x: Tensor, basis: Option<SharedBasis>, ladder: Vec<f64>, curvature: f64) -> Self {
+    pub(super) fn start(rng: Philox, draws: u64, x: Tensor, basis: Arc<SharedBasis>, ladder: Vec<f64>, curvature: f64) -> Self {
         let n = x.draws();
         Self {
             rng,
@@ -37,7 +37,6 @@ impl PnpDmState {
             step: 0,
             mean: x.clone(),
             flat: Tensor::zeros(x.shape()),
-            z: x.clone(),
             x,
             log_weights: vec![0.0; n],
             ancestors: (0..n as u64).collect(),
@@ -46,8 +45,18 @@ impl PnpDmState {
             log_evidence: [0.0; 2],
             smallest_ess: [n as f64 / 2.0; 2],
             resamplings: [0; 2],
-            basis,
+            basis: Some(basis),
         }
+    }
+
+    /// The eigenbasis of J J^T, computed at first use after a restart.
+    pub(super) fn basis(&mut self, problem: &Problem) -> Result<Arc<SharedBasis>> {
+        let basis = match self.basis.take() {
+            Some(basis) => basis,
+            None => Arc::new(SharedBasis::of(problem.likelihood)?),
+        };
+        self.basis = Some(basis.clone());
+        Ok(basis)
     }
 
     /// Noise levels of the anneal.
@@ -62,7 +71,6 @@ impl Checkpoint for PnpDmState {
         put_tensor(&mut file, "x", &self.x);
         put_tensor(&mut file, "mean", &self.mean);
         put_tensor(&mut file, "flat", &self.flat);
-        put_tensor(&mut file, "z", &self.z);
         let n = self.log_weights.len();
         file.insert_f64("log_weights", &[n], self.log_weights.clone());
         file.insert_u64("ancestors", &[n], self.ancestors.clone());
@@ -89,7 +97,6 @@ impl Checkpoint for PnpDmState {
             x: tensor_of(file, "x")?,
             mean: tensor_of(file, "mean")?,
             flat: tensor_of(file, "flat")?,
-            z: tensor_of(file, "z")?,
             log_weights: file.f64s("log_weights")?.1.to_vec(),
             ancestors: file.u64s("ancestors")?.1.to_vec(),
             ladder: file.f64s("ladder")?.1.to_vec(),
@@ -100,7 +107,7 @@ impl Checkpoint for PnpDmState {
             basis: None,
         };
         let n = state.x.draws();
-        let same = [&state.mean, &state.flat, &state.z].iter().all(|t| t.shape() == state.x.shape());
+        let same = [&state.mean, &state.flat].iter().all(|t| t.shape() == state.x.shape());
         if !same
             || state.log_weights.len() != n
             || state.ancestors.len() != n

@@ -1,44 +1,15 @@
 use super::*;
-use crate::testing::{Opaque, g1, g2, golden, golden_problem, problem};
-use crate::{Checkpoint, DenseOperator, GaussianMixture, LinearGaussianLikelihood, MixturePosterior};
+use crate::testing::{
+    Curved, Opaque, check_moments, g1, g2, golden, golden_problem, likelihood, mean_and_covariance, problem, rows,
+};
+use crate::{Checkpoint, DenseOperator, GaussianMixture, LinearGaussianLikelihood};
 use halation_lapack as _;
-use ndarray::{Array2, arr2};
+use ndarray::arr2;
 
 fn run(solver: &PnpDm, problem: &Problem, seed: u64, draws: u64) -> Ensemble {
     let mut state = solver.init(problem, Philox::new(seed), 0..draws).unwrap();
     while !solver.step(problem, &mut state).unwrap().done() {}
     solver.finish(problem, state).unwrap()
-}
-
-fn likelihood(a: &Array2<f64>, y: &[f64], sigma: f64) -> LinearGaussianLikelihood {
-    let operator = DenseOperator::new([1, 1, a.ncols()], a.view()).unwrap();
-    LinearGaussianLikelihood::new(operator, y.to_vec(), vec![sigma; y.len()]).unwrap()
-}
-
-fn rows(ensemble: &Ensemble) -> Vec<Vec<f64>> {
-    let d = ensemble.images.len() / ensemble.draws();
-    let flat: Vec<f64> = ensemble.images.iter().map(|v| *v as f64).collect();
-    flat.chunks(d).map(<[f64]>::to_vec).collect()
-}
-
-fn mean_and_covariance(x: &[Vec<f64>]) -> (Vec<f64>, Array2<f64>) {
-    let (n, d) = (x.len() as f64, x[0].len());
-    let mean: Vec<f64> = (0..d).map(|i| x.iter().map(|x| x[i]).sum::<f64>() / n).collect();
-    let covariance = Array2::from_shape_fn((d, d), |(i, j)| x.iter().map(|x| (x[i] - mean[i]) * (x[j] - mean[j])).sum::<f64>() / n);
-    (mean, covariance)
-}
-
-/// Standard errors are those of `effective` independent draws; four of them for means, five for variances (relative error sqrt(2/n)).
-fn check_moments(ensemble: &Ensemble, exact: &MixturePosterior, effective: f64, what: &str) {
-    let (mean, covariance) = mean_and_covariance(&rows(ensemble));
-    let expected = exact.covariance();
-    for i in 0..mean.len() {
-        let sd = expected[(i, i)].sqrt();
-        let error = (mean[i] - exact.mean()[i]).abs() / sd;
-        assert!(error < 4.0 / effective.sqrt(), "{what}: mean of pixel {i} off by {error} standard deviations");
-        let ratio = covariance[(i, i)] / expected[(i, i)];
-        assert!((ratio - 1.0).abs() < 5.0 * (2.0 / effective).sqrt(), "{what}: variance of pixel {i} {ratio} times the exact one");
-    }
 }
 
 /// A Gaussian posterior: moments, also with twice the levels, so the anneal is long enough and its length does not matter.
@@ -114,34 +85,6 @@ fn checkpoint_continues_to_the_same_bits() {
     assert!(PnpDmState::restore(&broken).is_err());
 }
 
-/// The whitened residual of a linear problem without its linearity: what a closure likelihood looks like to the solver.
-struct Curved<'a>(&'a LinearGaussianLikelihood);
-
-impl crate::Likelihood for Curved<'_> {
-    fn item_shape(&self) -> [usize; 3] {
-        crate::Likelihood::item_shape(self.0)
-    }
-    fn neg_log_and_grad(&self, x: &Tensor) -> Result<(Vec<f64>, Tensor)> {
-        self.0.neg_log_and_grad(x)
-    }
-    fn residual(&self, x: &[f32]) -> Result<Option<Box<dyn crate::Whitened + '_>>> {
-        self.0.residual(x)
-    }
-}
-
-/// The path of particles with curvatures of their own gives the same posterior as the shared one.
-#[test]
-fn own_curvature_samples_the_same_posterior() {
-    let prior = g1();
-    let a = arr2(&[[1.0, 0.5]]);
-    let likelihood = likelihood(&a, &[0.9], 0.3);
-    let exact = prior.posterior(a.view(), &[0.9], &[0.3]).unwrap();
-    let curved = Curved(&likelihood);
-    let problem = Problem { likelihood: &curved, ..problem(&prior, prior.range(), &likelihood) };
-    let ensemble = run(&PnpDm { levels: 80, ..Default::default() }, &problem, 2, 600);
-    check_moments(&ensemble, &exact, 300.0, "own curvature");
-}
-
 #[test]
 fn unusable_settings_are_named() {
     let prior = g1();
@@ -155,6 +98,10 @@ fn unusable_settings_are_named() {
     let small =
         GaussianMixture::new([1, 1, 1], ndarray::arr1(&[1.0]).view(), arr2(&[[0.0]]).view(), ndarray::arr3(&[[[1.0]]]).view())
             .unwrap();
+    let curved = Curved(&likelihood);
+    let nonlinear = Problem { likelihood: &curved, ..crate::testing::problem(&prior, prior.range(), &likelihood) };
+    let error = PnpDm::default().init(&nonlinear, Philox::new(0), 0..4).err().unwrap().to_string();
+    assert!(error.contains("linear") && error.contains("guided"), "{error}");
     let wrong = Problem { prior: &small, ..problem };
     let error = PnpDm::default().init(&wrong, Philox::new(0), 0..4).err().unwrap().to_string();
     assert!(error.contains("[1, 1, 1]") && error.contains("[1, 1, 2]"), "{error}");

@@ -1,0 +1,94 @@
+//! The likelihood seen through noise, in data space, which is far smaller than image space.
+//!
+//! With the whitened residual linearised at x, r(x + d) = r + J d, the likelihood seen through a Gaussian of width rho is
+//! log L_rho(x) = -1/2 r^T (1 + rho^2 G)^-1 r - 1/2 log det(1 + rho^2 G), G = J J^T (exact for linear problems).
+
+use crate::numeric::{Factor, dot, symmetric_eigen};
+use crate::{Error, Likelihood, Result, Whitened};
+use ndarray::Array2;
+
+/// G of a linear problem, which all particles share, by its eigenvectors.
+pub(crate) struct SharedBasis {
+    /// Eigenvectors as rows.
+    rows: Array2<f64>,
+    /// Eigenvalues, none negative.
+    pub values: Vec<f64>,
+}
+
+impl SharedBasis {
+    /// Of a linear likelihood, the Jacobian of which is the same everywhere.
+    pub fn of(likelihood: &dyn Likelihood) -> Result<Self> {
+        let pixels: usize = likelihood.item_shape().iter().product();
+        Self::new(&linearise(likelihood, &vec![0.0; pixels])?.gram())
+    }
+
+    fn new(gram: &Array2<f64>) -> Result<Self> {
+        let (values, columns) = symmetric_eigen(gram)?;
+        let rows = columns.t().as_standard_layout().into_owned();
+        Ok(Self { rows, values: values.iter().map(|v| v.max(0.0)).collect() })
+    }
+
+    /// Coefficients along the eigenvectors.
+    pub fn rotate(&self, v: &[f64]) -> Vec<f64> {
+        let n = v.len();
+        self.rows.as_slice().unwrap_or(&[]).chunks_exact(n).map(|row| dot(row, v)).collect()
+    }
+
+    fn rotate_back(&self, c: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; c.len()];
+        for (row, c) in self.rows.rows().into_iter().zip(c) {
+            out.iter_mut().zip(row).for_each(|(o, v)| *o += c * v);
+        }
+        out
+    }
+
+    /// (1 + rho^2 G)^-1 v.
+    pub fn solve(&self, v: &[f64], rho: f64) -> Vec<f64> {
+        let mut c = self.rotate(v);
+        c.iter_mut().zip(&self.values).for_each(|(c, g)| *c /= 1.0 + rho * rho * g);
+        self.rotate_back(&c)
+    }
+
+    /// log L_rho for the residual `r`.
+    pub fn log_likelihood(&self, r: &[f64], rho: f64) -> f64 {
+        let term = |(c, g): (&f64, &f64)| {
+            let v = 1.0 + rho * rho * g;
+            c * c / v + v.ln()
+        };
+        -0.5 * self.rotate(r).iter().zip(&self.values).map(term).sum::<f64>()
+    }
+}
+
+/// C^-1 r and log N(r; 0, C) up to a constant for C = 1 + the covariance of the residual under noise `rho` in every pixel.
+pub(crate) fn whiten(at: &dyn Whitened, rho: f64) -> Result<(Vec<f64>, f64)> {
+    let mut covariance = at.covariance(rho);
+    covariance.diag_mut().iter_mut().for_each(|v| *v += 1.0);
+    let r = at.value();
+    if let Ok(factor) = Factor::new(&covariance, "1 + rho^2 J J^T of a particle") {
+        let solved = factor.solve(r);
+        let log = -0.5 * (dot(r, &solved) + factor.log_det());
+        return Ok((solved, log));
+    }
+    // Where rounding makes a nearly singular J J^T indefinite: its eigenvectors with the negative eigenvalues set to zero.
+    covariance.diag_mut().iter_mut().for_each(|v| *v -= 1.0);
+    let basis = SharedBasis::new(&covariance)?;
+    Ok((basis.solve(r, 1.0), basis.log_likelihood(r, 1.0)))
+}
+
+/// The residual at `x`.
+pub(crate) fn linearise<'a>(likelihood: &'a dyn Likelihood, x: &[f32]) -> Result<Box<dyn Whitened + 'a>> {
+    checked(likelihood.residual(x)?)
+}
+
+pub(crate) fn checked(whitened: Option<Box<dyn Whitened + '_>>) -> Result<Box<dyn Whitened + '_>> {
+    let whitened = whitened.ok_or_else(|| Error::Numerical("the likelihood has no residual at a particle".into()))?;
+    if whitened.value().iter().any(|v| !v.is_finite()) {
+        return Err(Error::Numerical("the residual of a particle is not finite: the forward model failed at this image".into()));
+    }
+    Ok(whitened)
+}
+
+/// |J^T J|, the largest eigenvalue, at one image.
+pub(crate) fn largest_curvature(likelihood: &dyn Likelihood, x: &[f32]) -> Result<f64> {
+    Ok(crate::numeric::largest_eigenvalue(&linearise(likelihood, x)?.gram()))
+}

@@ -1,0 +1,363 @@
+//! `guided`: reverse diffusion guided by the data, with restarts.
+//!
+//! Prior samples are noised and led down the noise levels again, their denoised images pulled towards the data at each level (see `step`). The
+//! first descent leaves part of them in wrong structures. So at its end, where log p(data | state) can be trusted, states that it
+//! rules out are dropped, the others copied in their place, noised again to a level at which their structure is kept in the rough alone,
+//! and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step exact, noising and descending would leave
+//! the posterior as it is; so copies part, and the last descent, after which nothing is dropped, leaves the posterior's own spread.
+//!
+//! Two populations that never meet are compared with each other.
+
+mod state;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use state::GuidedState;
+
+use crate::agreement;
+use crate::curvature::largest_curvature;
+use crate::numeric::{geometric, systematic};
+use crate::start::{START_CALLS, sample_prior};
+use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
+use halation_compute::{Philox, Tensor};
+use halation_posterior::{Ensemble, OutputKind};
+use rayon::prelude::*;
+use std::ops::Range;
+use step::{denoising_error, guide};
+
+/// Settings of the guided reverse diffusion.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guided {
+    /// Noise levels of all descents together.
+    pub levels: usize,
+    /// Particles of both populations together; none: as many as draws, at least 24.
+    pub population: Option<usize>,
+    /// Descents after the first.
+    pub restarts: usize,
+}
+
+impl Default for Guided {
+    fn default() -> Self {
+        Self { levels: 310, population: None, restarts: 3 }
+    }
+}
+
+/// Purposes of random numbers.
+const START: u16 = 1;
+const ERRORS: u16 = 2;
+const NOISE: u16 = 3;
+const SELECT: u16 = 4;
+const RELABEL: u16 = 5;
+
+/// Noise level of the first descent's start in pixel ranges: of a prior sample only the rough structure is left.
+const TOP: f64 = 2.0;
+/// The restarts' level in pixel ranges.
+const RESTART: f64 = 1.0;
+/// Where every descent but the last ends, in pixel ranges: the structure is settled, and the linearisation good.
+const BOTTOM: f64 = 0.05;
+/// Levels at which the denoising error is measured, and prior samples on which.
+const NODES: usize = 12;
+const TRUTHS: usize = 16;
+/// Descents at the end that begin without a choice.
+const FREE: usize = 1;
+/// A median reduced chi2 above this is said in the label.
+const LARGEST_CHI2: f64 = 2.0;
+
+impl Guided {
+    fn particles(&self, draws: usize) -> Result<usize> {
+        let wanted = self.population.unwrap_or_else(|| draws.max(24));
+        if draws == 0 {
+            return Err(Error::Invalid("0 draws were asked for; expected at least one".into()));
+        }
+        if wanted < draws.max(4) {
+            return Err(Error::Invalid(format!(
+                "a population of {wanted} particles for {draws} draws; expected at least as many particles as draws, and four"
+            )));
+        }
+        if self.levels < 4 * (self.restarts + 1) {
+            return Err(Error::Invalid(format!(
+                "guided with {} levels and {} restarts; expected at least four levels for each of the {} descents",
+                self.levels,
+                self.restarts,
+                self.restarts + 1
+            )));
+        }
+        Ok(wanted.next_multiple_of(2))
+    }
+
+    /// A step's network calls, of which the pullback counts as two.
+    fn evaluations(&self, steps: usize) -> u64 {
+        START_CALLS + (NODES + 3 * steps) as u64
+    }
+
+    /// All levels, descent after descent, each geometric and all with about the same ratio; and the last index of every descent.
+    fn ladder(&self, range: f64, last: f64) -> (Vec<f64>, Vec<usize>) {
+        let descents: Vec<(f64, f64)> = (0..=self.restarts)
+            .map(|i| {
+                let from = if i == 0 { TOP } else { RESTART } * range;
+                (from, if i == self.restarts { last.min(0.5 * from) } else { BOTTOM * range })
+            })
+            .collect();
+        let length = |(from, to): (f64, f64)| (from / to).ln();
+        let total: f64 = descents.iter().map(|d| length(*d)).sum();
+        let (mut ladder, mut ends, mut done) = (Vec::new(), Vec::new(), 0.0);
+        for d in descents {
+            done += length(d);
+            // At least the two ends of every descent; the shares add up to all levels.
+            let upto = ((self.levels as f64 * done / total).round() as usize).max(ladder.len() + 2);
+            let n = upto - ladder.len();
+            ladder.extend(geometric(d.0, d.1, n));
+            ends.push(ladder.len() - 1);
+        }
+        (ladder, ends)
+    }
+
+    /// The last noise level, half of the smallest standard deviation that the data leave, and the largest eigenvalue of J^T J, the median over
+    /// images of the population.
+    fn last_level(&self, problem: &Problem, x: &Tensor) -> Result<(f64, f64)> {
+        let points = x.draws().min(8);
+        let mut values: Vec<f64> = (0..points)
+            .into_par_iter()
+            .map(|i| largest_curvature(problem.likelihood, x.item(i * x.draws() / points)))
+            .collect::<Result<_>>()?;
+        values.sort_by(f64::total_cmp);
+        let top = values[points / 2];
+        if !(top > 0.0 && top.is_finite()) {
+            return Err(Error::Numerical(format!("the largest eigenvalue of J^T J is {top}: the data do not depend on the image")));
+        }
+        Ok((0.5 / top.sqrt(), top))
+    }
+}
+
+impl Solver for Guided {
+    type State = GuidedState;
+
+    fn name(&self) -> &'static str {
+        "guided"
+    }
+
+    fn label(&self) -> String {
+        "guided reverse diffusion with restarts: spread approximate, structures checked by two populations".into()
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        vec![
+            ("levels".into(), self.levels.to_string()),
+            ("population".into(), self.population.map_or("auto".into(), |p| p.to_string())),
+            ("restarts".into(), self.restarts.to_string()),
+        ]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { residual: true, linear_gaussian: false }
+    }
+
+    fn output_kind(&self) -> OutputKind {
+        OutputKind::Samples
+    }
+
+    fn plan(&self, problem: &Problem, draws: usize) -> Result<Plan> {
+        let particles = self.particles(draws)?;
+        let d = problem.len() as u64;
+        let image = vec![0.25 * problem.pixel_range() as f32; problem.len()];
+        let m = problem.likelihood.residual(&image)?.map_or(0, |at| at.value().len()) as u64;
+        let threads = rayon::current_num_threads() as u64;
+        let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
+        Ok(Plan { particles, steps: self.levels, network_evaluations: self.evaluations(self.levels), memory_bytes })
+    }
+
+    fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<GuidedState> {
+        check_needs(self, problem)?;
+        if draws.start != 0 {
+            return Err(Error::Invalid(
+                "guided draws from one population, which has no parts: start at draw 0 and use another seed for more".into(),
+            ));
+        }
+        let particles = self.particles(draws.end as usize)?;
+        let range = problem.pixel_range();
+        let x = sample_prior(problem.prior, range, rng.stream(START), 0..particles as u64, 0)?;
+        let (last, curvature) = self.last_level(problem, &x)?;
+        let (ladder, ends) = self.ladder(range, last);
+        let truths = x.select(&(0..TRUTHS.min(particles)).collect::<Vec<_>>())?;
+        let (top, low) = (ladder[0], 0.1 * ladder[ladder.len() - 1]);
+        let nodes = geometric(top, low, NODES);
+        let errors = nodes
+            .iter()
+            .enumerate()
+            .map(|(i, sigma)| denoising_error(problem, &truths, *sigma, rng.stream(ERRORS), i as u32))
+            .collect::<Result<Vec<f64>>>()?;
+        if let Some(i) = errors.iter().position(|e| !(*e > 0.0 && e.is_finite())) {
+            return Err(Error::Numerical(format!("the prior's denoising error is {} at noise level {}", errors[i], nodes[i])));
+        }
+        let noise = rng.stream(NOISE).normal(0..particles as u64, 0, &problem.prior.item_shape())?;
+        let z = x.data().iter().zip(noise.data()).map(|(x, e)| x + top as f32 * e).collect();
+        Ok(GuidedState {
+            rng,
+            draws: draws.end,
+            step: 0,
+            z: Tensor::from_vec(x.shape(), z)?,
+            before: x.clone(),
+            x,
+            ancestors: (0..particles as u64).collect(),
+            ladder,
+            ends,
+            nodes,
+            errors,
+            curvature,
+            fewest_kept: [particles / 2; 2],
+            lost: None,
+            log_likelihood: vec![0.0; particles],
+            basis: None,
+        })
+    }
+
+    fn describe(&self, state: &GuidedState) -> Vec<String> {
+        let percent: Vec<String> = state.nodes.iter().zip(&state.errors).map(|(s, e)| format!("{s:.3}: {:.3}", e / s)).collect();
+        vec![
+            format!(
+                "largest eigenvalue of J^T J {:.4e}; {} levels in {} descents from {:.4} to {:.4}; {} particles in two populations",
+                state.curvature,
+                state.ladder.len(),
+                state.ends.len(),
+                state.ladder[0],
+                state.ladder[state.ladder.len() - 1],
+                state.x.draws()
+            ),
+            format!("denoising error along the data over the noise level: {}", percent.join(", ")),
+        ]
+    }
+
+    fn step(&self, problem: &Problem, state: &mut GuidedState) -> Result<StepInfo> {
+        let k = state.step;
+        let sigma = state.ladder[k];
+        let n = state.x.draws();
+        let item = problem.prior.item_shape();
+        let basis = state.basis(problem)?;
+        let guided = guide(problem, basis.as_deref(), &state.z, sigma, state.error(sigma))?;
+        if let Some(i) = guided.denoised.data().iter().position(|v| !v.is_finite()) {
+            return Err(Error::Numerical(format!("particle {} is not finite at noise level {sigma}", i / problem.len())));
+        }
+        let descent = state.ends.iter().position(|end| k <= *end).unwrap_or(0);
+        let begins = k == 0 || state.ends.contains(&(k - 1));
+        let noise = state.rng.stream(NOISE).normal(0..n as u64, k as u32 + 1, &item)?;
+        state.log_likelihood = guided.log_likelihood;
+        if k + 1 == state.ladder.len() {
+            state.x = guided.denoised;
+        } else if state.ends[descent] == k {
+            state.x = guided.denoised;
+            if descent + FREE < state.ends.len() {
+                // Two standard deviations of chi2, one half of it in the logarithm.
+                let data = problem.likelihood.residual(state.x.item(0))?.map_or(0, |at| at.value().len());
+                self.choose(state, (2.0 * data as f64).sqrt(), descent + FREE + 1 == state.ends.len())?;
+            }
+            if descent + 2 == state.ends.len() {
+                // The curvature where the data have had their say may differ from that at prior samples.
+                let (last, curvature) = self.last_level(problem, &state.x)?;
+                let rest = &mut state.ladder[k + 1..];
+                let renewed = geometric(rest[0], last.min(0.5 * rest[0]), rest.len());
+                rest.copy_from_slice(&renewed);
+                state.curvature = curvature;
+            }
+            let up = (state.ladder[k + 1].powi(2) - sigma * sigma).max(0.0).sqrt() as f32;
+            state.z.data_mut().iter_mut().zip(noise.data()).for_each(|(z, e)| *z += up * e);
+        } else {
+            // Reverse transition (ancestral). With the mean alone for x0 a step loses the variance of x0 given the state. Denoised images of a reverse
+            // process are a martingale: the weight of their last increment puts it back, exactly where the prior is flat.
+            let alpha = (state.ladder[k + 1] / sigma).powi(2);
+            let weight = if begins { 0.0 } else { 1.0 / (1.0 + alpha.sqrt()) };
+            let scale = state.ladder[k + 1] * (1.0 - alpha).sqrt();
+            let parts = state.z.data_mut().par_iter_mut().zip(guided.denoised.data()).zip(state.before.data()).zip(noise.data());
+            parts.for_each(|(((z, d), before), e)| {
+                let mean = d + weight as f32 * (d - before);
+                *z = alpha as f32 * *z + (1.0 - alpha) as f32 * mean + scale as f32 * e;
+            });
+            state.before = guided.denoised.clone();
+            state.x = guided.denoised;
+        }
+        state.step += 1;
+        Ok(StepInfo {
+            stage: if descent == 0 { "descent" } else { "restart" },
+            step: state.step,
+            total: state.ladder.len(),
+            network_evaluations: self.evaluations(state.step),
+            reduced_chi2: problem.median_chi2(&state.x)?,
+            effective_samples: None,
+        })
+    }
+
+    fn finish(&self, problem: &Problem, state: GuidedState) -> Result<Ensemble> {
+        let draws = state.draws as usize;
+        let half = state.x.draws() / 2;
+        let shares = [draws.div_ceil(2), draws / 2];
+        let index: Vec<usize> = (0..2).flat_map(|p| (0..shares[p]).map(move |i| p * half + i)).collect();
+        let images = state.x.select(&index)?;
+        let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
+        let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
+        let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
+        let each: Vec<u64> = (0..draws as u64).collect();
+        let agreement = agreement::compare(&images, shares[0], &each, state.rng.stream(RELABEL))?;
+        let verdict = match (state.lost, agreement.agree()) {
+            (Some(_), _) => "do not agree: one found nothing that fits as well as the other's; ITS STRUCTURE IS NOT CONFIRMED",
+            (None, true) => "agree",
+            (None, false) => "do not agree: THE SPREAD SHOWN IS TOO SMALL",
+        };
+        let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
+        let verdict = match misfit {
+            Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
+            None => verdict.into(),
+        };
+        let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
+        let attributes = vec![
+            ("label".into(), format!("{} ({verdict})", self.label())),
+            ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
+            ("sigma_first_last".into(), pair([state.ladder[0], state.ladder[state.ladder.len() - 1]])),
+            ("particles".into(), state.x.draws().to_string()),
+            ("fewest_states_kept".into(), format!("{} {}", state.fewest_kept[0], state.fewest_kept[1])),
+            ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
+            ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
+            ("populations_draws".into(), format!("{} {}", shares[0], shares[1])),
+            ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
+        ];
+        let draws = Draws {
+            images,
+            chains: if shares[0] == shares[1] { 2 } else { 1 },
+            network_evaluations: self.evaluations(state.step),
+            stats: vec![(
+                "ancestor".into(),
+                "prior sample from which this draw descends through the choices at the restarts".into(),
+                ancestors.iter().map(|a| *a as f64).collect(),
+            )],
+            attributes,
+        };
+        problem.ensemble(draws, self.output_kind())
+    }
+}
+
+impl Guided {
+    /// Drops the states of each population that the data rule out beside its best one, and copies the others in their place. Those that stay do so with equal
+    /// weight: their likelihood is in their descent already.
+    ///
+    /// Before the last descent a population that found nothing as good as the other did goes on from the other's states.
+    fn choose(&self, state: &mut GuidedState, shortfall: f64, last: bool) -> Result<()> {
+        let half = state.x.draws() / 2;
+        let best = |p: usize| state.log_likelihood[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mut index = Vec::with_capacity(2 * half);
+        for p in 0..2 {
+            let lost = last && best(p) < best(1 - p) - shortfall;
+            if lost {
+                state.lost = Some(p);
+            }
+            let from = if lost { 1 - p } else { p };
+            let kept: Vec<usize> =
+                (from * half..(from + 1) * half).filter(|i| state.log_likelihood[*i] >= best(from) - shortfall).collect();
+            state.fewest_kept[p] = state.fewest_kept[p].min(kept.len());
+            let u = state.rng.stream(SELECT).sequence(p as u64, state.step as u32).uniform();
+            index.extend(systematic(&vec![0.0; kept.len()], half, u).into_iter().map(|i| kept[i]));
+        }
+        state.z = state.z.select(&index)?;
+        state.x = state.x.select(&index)?;
+        state.ancestors = index.iter().map(|i| state.ancestors[*i]).collect();
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Where a guided population stands.
+
+use crate::curvature::SharedBasis;
+use crate::solver::{put_tensor, tensor_of};
+use crate::{Checkpoint, Error, Problem, Result};
+use halation_compute::{Philox, Tensor};
+use halation_io::TensorFile;
+use std::sync::Arc;
+
+/// Both populations, one after the other along the first axis of every tensor.
+pub struct GuidedState {
+    pub(super) rng: Philox,
+    pub(super) draws: u64,
+    pub(super) step: usize,
+    /// The noisy states at the level of `step`.
+    pub(super) z: Tensor,
+    /// The denoised images of the last step, and as they were one step before in this descent.
+    pub(super) x: Tensor,
+    pub(super) before: Tensor,
+    pub(super) ancestors: Vec<u64>,
+    pub(super) ladder: Vec<f64>,
+    /// Index of the last level of every descent.
+    pub(super) ends: Vec<usize>,
+    /// Noise levels at which the denoising error was measured, falling, and the errors.
+    pub(super) nodes: Vec<f64>,
+    pub(super) errors: Vec<f64>,
+    pub(super) curvature: f64,
+    /// Fewest states of each population that a choice has kept.
+    pub(super) fewest_kept: [usize; 2],
+    /// The population that found nothing as good as the other did.
+    pub(super) lost: Option<usize>,
+    pub(super) log_likelihood: Vec<f64>,
+    /// Of a linear problem; not saved, it follows from the problem.
+    pub(super) basis: Option<Arc<SharedBasis>>,
+}
+
+impl GuidedState {
+    /// The eigenbasis of J J^T of a linear problem, computed at first use; none otherwise.
+    pub(super) fn basis(&mut self, problem: &Problem) -> Result<Option<Arc<SharedBasis>>> {
+        if self.basis.is_none() && problem.likelihood.linear_gaussian().is_some() {
+            self.basis = Some(Arc::new(SharedBasis::of(problem.likelihood)?));
+        }
+        Ok(self.basis.clone())
+    }
+
+    /// The denoising error at `sigma`, by interpolation in logarithms; below the last node in proportion to sigma.
+    pub(super) fn error(&self, sigma: f64) -> f64 {
+        let n = self.nodes.len();
+        let step = (self.nodes[n - 1] / self.nodes[0]).ln() / (n - 1) as f64;
+        let at = ((sigma / self.nodes[0]).ln() / step).max(0.0);
+        if at >= (n - 1) as f64 {
+            return self.errors[n - 1] * sigma / self.nodes[n - 1];
+        }
+        let i = at as usize;
+        (self.errors[i].ln() + (at - i as f64) * (self.errors[i + 1] / self.errors[i]).ln()).exp()
+    }
+}
+
+impl Checkpoint for GuidedState {
+    fn save(&self) -> TensorFile {
+        let mut file = TensorFile::new();
+        put_tensor(&mut file, "z", &self.z);
+        put_tensor(&mut file, "x", &self.x);
+        put_tensor(&mut file, "before", &self.before);
+        let n = self.ancestors.len();
+        file.insert_u64("ancestors", &[n], self.ancestors.clone());
+        file.insert_f64("log_likelihood", &[n], self.log_likelihood.clone());
+        file.insert_f64("ladder", &[self.ladder.len()], self.ladder.clone());
+        file.insert_u64("ends", &[self.ends.len()], self.ends.iter().map(|e| *e as u64).collect());
+        file.insert_f64("nodes", &[self.nodes.len()], self.nodes.clone());
+        file.insert_f64("errors", &[self.errors.len()], self.errors.clone());
+        file.insert_f64("curvature", &[1], vec![self.curvature]);
+        let [k0, k1] = self.fewest_kept.map(|k| k as u64);
+        let lost = self.lost.map_or(0, |p| p as u64 + 1);
+        file.insert_u64("counts", &[6], vec![self.rng.seed(), self.draws, self.step as u64, k0, k1, lost]);
+        file
+    }
+
+    fn restore(file: &TensorFile) -> Result<Self> {
+        let damaged = || Error::Invalid("the saved state of guided does not fit together; start again with --force".into());
+        let (&[curvature], &[seed, draws, step, k0, k1, lost]) = (file.f64s("curvature")?.1, file.u64s("counts")?.1) else {
+            return Err(damaged());
+        };
+        let state = Self {
+            rng: Philox::new(seed),
+            draws,
+            step: step as usize,
+            z: tensor_of(file, "z")?,
+            x: tensor_of(file, "x")?,
+            before: tensor_of(file, "before")?,
+            ancestors: file.u64s("ancestors")?.1.to_vec(),
+            ladder: file.f64s("ladder")?.1.to_vec(),
+            ends: file.u64s("ends")?.1.iter().map(|e| *e as usize).collect(),
+            nodes: file.f64s("nodes")?.1.to_vec(),
+            errors: file.f64s("errors")?.1.to_vec(),
+            curvature,
+            fewest_kept: [k0 as usize, k1 as usize],
+            lost: lost.checked_sub(1).map(|p| p as usize),
+            log_likelihood: file.f64s("log_likelihood")?.1.to_vec(),
+            basis: None,
+        };
+        let n = state.x.draws();
+        if [&state.z, &state.before].iter().any(|t| t.shape() != state.x.shape())
+            || state.ancestors.len() != n
+            || state.log_likelihood.len() != n
+            || !n.is_multiple_of(2)
+            || n == 0
+            || state.ends.last() != Some(&(state.ladder.len().wrapping_sub(1)))
+            || state.step > state.ladder.len()
+            || state.nodes.len() != state.errors.len()
+            || state.nodes.len() < 2
+        {
+            return Err(damaged());
+        }
+        Ok(state)
+    }
+}
