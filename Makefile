@@ -10,7 +10,7 @@ HALATION := target/release/halation
 .PHONY: demo test proof build install setup python clean-demo
 
 demo: build clean-demo
-	$(HALATION) reconstruct vlbi data/demo/ring.uvfits -o demo-output --draws 20 --levels 120 --seed 0
+	$(HALATION) reconstruct vlbi data/demo/ring.uvfits -o demo-output --draws 20 --seed 0
 	$(HALATION) assess demo-output --truth data/demo/ring.truth.fits
 	@echo
 	@echo "Pictures:  demo-output/summary.png   images: demo-output/mean.fits, std.fits   all draws: demo-output/posterior.h5"

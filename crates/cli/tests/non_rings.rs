@@ -23,8 +23,11 @@ fn assess(family: &str, index: &str) -> Value {
     let mut simulate = vec!["simulate", "vlbi", "--image", &image, "--array", "eht-2017", "-o", "seen.uvfits"];
     simulate.extend(night.iter().chain(&target));
     halation(folder, &simulate);
-    let reduced = ["--draws", "4", "--population", "8", "--levels", "60", "--seed", "0"];
-    let mut reconstruct = vec!["reconstruct", "vlbi", "seen.uvfits", "-o", "out", "--prior", prior];
+    // The field is the image's own: closures do not tell that a source is wider than the default field.
+    let labels: Value = serde_json::from_slice(&std::fs::read(folder.join("sources/labels.json")).unwrap()).unwrap();
+    let field = format!("{}uas", labels[0]["fov_uas"]);
+    let reduced = ["--draws", "4", "--population", "8", "--levels", "100", "--restarts", "1", "--seed", "0"];
+    let mut reconstruct = vec!["reconstruct", "vlbi", "seen.uvfits", "-o", "out", "--prior", prior, "--fov", &field];
     reconstruct.extend(reduced);
     halation(folder, &reconstruct);
     serde_json::from_slice(&halation(folder, &["assess", "out", "--truth", "seen.truth.fits", "--json"])).unwrap()

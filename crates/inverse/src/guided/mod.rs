@@ -138,7 +138,7 @@ impl Solver for Guided {
     }
 
     fn label(&self) -> String {
-        "guided reverse diffusion with restarts: spread approximate, structures checked by two populations".into()
+        "guided reverse diffusion with restarts, spread approximate".into()
     }
 
     fn settings(&self) -> Vec<(String, String)> {
@@ -297,19 +297,21 @@ impl Solver for Guided {
         let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
         let each: Vec<u64> = (0..draws as u64).collect();
         let agreement = agreement::compare(&images, shares[0], &each, state.rng.stream(RELABEL))?;
+        // What a user must not miss comes first.
         let verdict = match (state.lost, agreement.agree()) {
-            (Some(_), _) => "do not agree: one found nothing that fits as well as the other's; ITS STRUCTURE IS NOT CONFIRMED",
-            (None, true) => "agree",
-            (None, false) => "do not agree: THE SPREAD SHOWN IS TOO SMALL",
+            (Some(_), _) => {
+                "ONE OF TWO POPULATIONS FOUND NOTHING THAT FITS AS WELL, so that the other's structure is not confirmed"
+            }
+            (None, true) => "two populations agree",
+            (None, false) => "two populations do not agree: THE SPREAD SHOWN IS TOO SMALL",
         };
         let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
-        let verdict = match misfit {
-            Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
-            None => verdict.into(),
-        };
+        let misfit = misfit.map_or_else(String::new, |(product, chi2)| {
+            format!("DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}); ")
+        });
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let attributes = vec![
-            ("label".into(), format!("{} ({verdict})", self.label())),
+            ("label".into(), format!("{misfit}{verdict}; {}", self.label())),
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("sigma_first_last".into(), pair([state.ladder[0], state.ladder[state.ladder.len() - 1]])),
             ("particles".into(), state.x.draws().to_string()),

@@ -135,7 +135,7 @@ impl Case {
             images: ensemble.images.as_slice().unwrap().chunks(N * N).map(image).collect(),
             reduced_chi2: ensemble.sample_stats["reduced_chi2_visibility"].values.iter().copied().collect(),
             families: ensemble.sample_stats["ancestor"].values.iter().zip(chains).map(|(a, c)| (c, *a as u64)).collect(),
-            agree: ensemble.attributes["label"].contains("(agree)"),
+            agree: ensemble.attributes["label"].contains("populations agree"),
         }
     }
 
