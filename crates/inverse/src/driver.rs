@@ -51,16 +51,18 @@ pub enum Driven {
 /// Name of the saved state in the run's folder.
 pub const STATE_FILE: &str = "state.safetensors";
 
-fn save<S: Checkpoint>(state: &S, solver: &str, drive: &Drive, step: usize) -> Result<()> {
+fn save<S: Checkpoint>(state: &S, solver: &str, drive: &Drive, step: usize, total: usize) -> Result<()> {
     let mut file = state.save();
     file.metadata.insert("kind".into(), "solver_state".into());
     file.metadata.insert("solver".into(), solver.into());
     file.metadata.insert("fingerprint".into(), drive.fingerprint.clone());
     file.metadata.insert("step".into(), step.to_string());
+    file.metadata.insert("total".into(), total.to_string());
     Ok(file.write(&drive.folder.join(STATE_FILE))?)
 }
 
-fn load<S: Checkpoint>(path: &Path, solver: &str, drive: &Drive) -> Result<S> {
+/// The saved state, and whether no step is left to do.
+fn load<S: Checkpoint>(path: &Path, solver: &str, drive: &Drive) -> Result<(S, bool)> {
     let file = TensorFile::read(path)?;
     let refuse = |place: &str, found: &str, expected: &str| {
         Err(Error::Io(halation_io::Error::content(
@@ -78,7 +80,7 @@ fn load<S: Checkpoint>(path: &Path, solver: &str, drive: &Drive) -> Result<S> {
     if file.text("fingerprint")? != drive.fingerprint {
         return refuse("fingerprint", "other settings, inputs or prior", "its own");
     }
-    S::restore(&file)
+    Ok((S::restore(&file)?, file.text("step")? == file.text("total")?))
 }
 
 /// Runs `solver` from its saved state where the folder holds one, else from the start, until it is done or `stop` is set.
@@ -99,9 +101,15 @@ pub fn drive<S: Solver>(
     let path = drive.folder.join(STATE_FILE);
     let resumed = path.is_file();
     let begin = Instant::now();
-    let mut state =
-        if resumed { load(&path, solver.name(), drive)? } else { solver.init(problem, Philox::new(drive.seed), 0..drive.draws)? };
+    let (mut state, complete) = if resumed {
+        load(&path, solver.name(), drive)?
+    } else {
+        (solver.init(problem, Philox::new(drive.seed), 0..drive.draws)?, false)
+    };
     started(&state, resumed);
+    if complete {
+        return Ok(Driven::Done(Box::new(solver.finish(problem, state)?)));
+    }
     let mut saved = Instant::now();
     let mut first: Option<(Instant, usize)> = None;
     loop {
@@ -121,12 +129,12 @@ pub fn drive<S: Solver>(
         progress(&Progress { info, elapsed_s: begin.elapsed().as_secs_f64(), left_s });
         if done {
             // Kept until the output is written: what follows may fail on a full disk.
-            save(&state, solver.name(), drive, step)?;
+            save(&state, solver.name(), drive, step, total)?;
             return Ok(Driven::Done(Box::new(solver.finish(problem, state)?)));
         }
         let stopped = stop.load(Ordering::Relaxed);
         if stopped || saved.elapsed() >= drive.save_every {
-            save(&state, solver.name(), drive, step)?;
+            save(&state, solver.name(), drive, step, total)?;
             saved = Instant::now();
         }
         if stopped {
@@ -185,7 +193,13 @@ mod tests {
             }
         };
         assert_eq!(rounds, 5);
-        assert_eq!((pieces.images, pieces.attributes), (whole.images, whole.attributes));
+        assert_eq!((&pieces.images, &pieces.attributes), (&whole.images, &whole.attributes));
+        // Where only writing the output failed, nothing is left to do but the end.
+        let again = match drive(&solver, &problem, &part, &never, |_, _| {}, |_| panic!("a step after the last")).unwrap() {
+            Driven::Done(ensemble) => *ensemble,
+            Driven::Interrupted { .. } => panic!("nobody asked to stop"),
+        };
+        assert_eq!((again.images, again.attributes), (whole.images, whole.attributes));
         // The same folder with other settings is refused.
         let other = Drive { fingerprint: "b".into(), ..part };
         let error = drive(&solver, &problem, &other, &never, |_, _| {}, |_| {}).unwrap_err().to_string();

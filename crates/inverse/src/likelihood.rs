@@ -14,7 +14,7 @@ pub trait Likelihood: Send + Sync {
 
     /// The whitened residual at one image, when the likelihood has one: |r|^2 / 2 = neg_log.
     ///
-    /// `x` is one image (item_shape flattened, row-major). Gauss-Newton moves, PiGDM and SMC stand on it.
+    /// `x` is one image (item_shape flattened, row-major). Guided diffusion and split Gibbs stand on it.
     fn residual(&self, x: &[f32]) -> Result<Option<Box<dyn Whitened + '_>>> {
         let _ = x;
         Ok(None)
@@ -22,7 +22,7 @@ pub trait Likelihood: Send + Sync {
 
     /// As [`Likelihood::residual`], as far as it can be seen through Gaussian noise of standard deviation `rho` in every pixel of x: where
     /// the residual takes logarithms or angles of numbers that are no larger than this noise, it and its derivatives stop growing.
-    /// Its value r and gram G are for log E exp(-|r(x + rho h)|^2 / 2) ~ -1/2 r^T (1 + rho^2 G)^-1 r - 1/2 log det(1 + rho^2 G);
+    /// Its value r and covariance S are for log E exp(-|r(x + rho h)|^2 / 2) ~ -1/2 r^T (1 + S)^-1 r - 1/2 log det(1 + S);
     /// rho = 0 and linear problems give the residual itself.
     fn residual_under_noise(&self, x: &[f32], rho: f64) -> Result<Option<Box<dyn Whitened + '_>>> {
         let _ = rho;

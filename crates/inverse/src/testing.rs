@@ -55,6 +55,16 @@ pub(crate) fn problem<'a>(prior: &'a dyn Denoiser, range: [f64; 2], likelihood: 
     }
 }
 
+/// Pullbacks of parts of a batch, with the draws of each.
+struct Pieces<'a>(Vec<(Vec<usize>, Box<dyn Pullback + 'a>)>);
+
+impl Pullback for Pieces<'_> {
+    fn vjp(&self, v: &Tensor) -> halation_nn::Result<Tensor> {
+        let parts: Vec<Tensor> = self.0.iter().map(|(index, p)| p.vjp(&v.select(index)?)).collect::<halation_nn::Result<_>>()?;
+        Ok(Tensor::concat_draws(&parts)?)
+    }
+}
+
 /// A denoiser of which nothing but the trait is seen.
 pub(crate) struct Opaque<'a>(pub &'a dyn Denoiser);
 
@@ -72,7 +82,15 @@ impl Denoiser for Opaque<'_> {
         Ok(Tensor::concat_draws(&parts)?)
     }
     fn denoise_with_pullback<'b>(&'b self, x: &Tensor, sigma: &[f32]) -> halation_nn::Result<(Tensor, Box<dyn Pullback + 'b>)> {
-        self.0.denoise_with_pullback(x, sigma)
+        let mut parts = Vec::new();
+        let mut pullbacks = Vec::new();
+        for start in (0..sigma.len()).step_by(3) {
+            let index: Vec<usize> = (start..sigma.len().min(start + 3)).collect();
+            let (part, pullback) = self.0.denoise_with_pullback(&x.select(&index)?, &sigma[start..start + index.len()])?;
+            parts.push(part);
+            pullbacks.push((index, pullback));
+        }
+        Ok((Tensor::concat_draws(&parts)?, Box::new(Pieces(pullbacks))))
     }
 }
 

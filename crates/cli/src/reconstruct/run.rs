@@ -60,7 +60,7 @@ pub(crate) struct SolverOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub levels: Option<usize>,
-    /// Particles of both populations together [default: at least 32, as many as draws (guided), four for each draw beyond a dozen (pnp-dm)]
+    /// Particles of both populations together [default: as many as draws, at least 24 (guided); four for each draw beyond a dozen, at least 32 (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub population: Option<usize>,
@@ -220,7 +220,8 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
         }
         SolverName::Dps => {
             if o.levels.is_some() || o.population.is_some() || o.restarts.is_some() {
-                return Err(anyhow!("--levels, --population and --restarts belong to --solver guided and pnp-dm").context(Unusable));
+                return Err(anyhow!("--levels and --population belong to --solver guided and pnp-dm, --restarts to guided")
+                    .context(Unusable));
             }
             let zeta = o.dps_zeta.unwrap_or(1.0);
             let weighting = o.dps_weight.unwrap_or(Weighting::Paper);

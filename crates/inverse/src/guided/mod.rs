@@ -4,9 +4,9 @@
 //! first descent leaves part of them in wrong structures. So at its end, where log p(data | state) can be trusted, states that it
 //! rules out are dropped, the others copied in their place, noised again to a level at which their structure is kept in the rough alone,
 //! and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step exact, noising and descending would leave
-//! the posterior as it is; so copies part, and the last descent, after which nothing is dropped, leaves the posterior's own spread.
+//! the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the few images that lost their way.
 //!
-//! Two populations that never meet are compared with each other.
+//! Two populations are compared with each other; they meet only where one has found nothing that fits as well as the other.
 
 mod state;
 mod step;
@@ -59,8 +59,8 @@ const BOTTOM: f64 = 0.05;
 /// Levels at which the denoising error is measured, and prior samples on which.
 const NODES: usize = 12;
 const TRUTHS: usize = 16;
-/// Descents at the end that begin without a choice.
-const FREE: usize = 1;
+/// At the end, what falls short by this many times what it may at a choice is left out.
+const FINAL: f64 = 2.0;
 /// A median reduced chi2 above this is said in the label.
 const LARGEST_CHI2: f64 = 2.0;
 
@@ -75,7 +75,7 @@ impl Guided {
                 "a population of {wanted} particles for {draws} draws; expected at least as many particles as draws, and four"
             )));
         }
-        if self.levels < 4 * (self.restarts + 1) {
+        if self.levels < self.restarts.saturating_add(1).saturating_mul(4) {
             return Err(Error::Invalid(format!(
                 "guided with {} levels and {} restarts; expected at least four levels for each of the {} descents",
                 self.levels,
@@ -105,7 +105,8 @@ impl Guided {
         for d in descents {
             done += length(d);
             // At least the two ends of every descent; the shares add up to all levels.
-            let upto = ((self.levels as f64 * done / total).round() as usize).max(ladder.len() + 2);
+            let after = 2 * (self.restarts - ends.len());
+            let upto = ((self.levels as f64 * done / total).round() as usize).clamp(ladder.len() + 2, self.levels - after);
             let n = upto - ladder.len();
             ladder.extend(geometric(d.0, d.1, n));
             ends.push(ladder.len() - 1);
@@ -207,7 +208,6 @@ impl Solver for Guided {
             curvature,
             fewest_kept: [particles / 2; 2],
             lost: None,
-            log_likelihood: vec![0.0; particles],
             basis: None,
         })
     }
@@ -241,17 +241,14 @@ impl Solver for Guided {
         let descent = state.ends.iter().position(|end| k <= *end).unwrap_or(0);
         let begins = k == 0 || state.ends.contains(&(k - 1));
         let noise = state.rng.stream(NOISE).normal(0..n as u64, k as u32 + 1, &item)?;
-        state.log_likelihood = guided.log_likelihood;
         if k + 1 == state.ladder.len() {
             state.x = guided.denoised;
         } else if state.ends[descent] == k {
             state.x = guided.denoised;
-            if descent + FREE < state.ends.len() {
-                // Two standard deviations of chi2, one half of it in the logarithm.
-                let data = problem.likelihood.residual(state.x.item(0))?.map_or(0, |at| at.value().len());
-                self.choose(state, (2.0 * data as f64).sqrt(), descent + FREE + 1 == state.ends.len())?;
-            }
-            if descent + 2 == state.ends.len() {
+            let last = descent + 2 == state.ends.len();
+            let shortfall = shortfall(problem, state)?;
+            self.choose(state, &guided.log_likelihood, shortfall, last)?;
+            if last {
                 // The curvature where the data have had their say may differ from that at prior samples.
                 let (last, curvature) = self.last_level(problem, &state.x)?;
                 let rest = &mut state.ladder[k + 1..];
@@ -288,17 +285,29 @@ impl Solver for Guided {
 
     fn finish(&self, problem: &Problem, state: GuidedState) -> Result<Ensemble> {
         let draws = state.draws as usize;
-        let half = state.x.draws() / 2;
         let shares = [draws.div_ceil(2), draws / 2];
-        let index: Vec<usize> = (0..2).flat_map(|p| (0..shares[p]).map(move |i| p * half + i)).collect();
+        let logs: Vec<f64> = problem.likelihood.neg_log_and_grad(&state.x)?.0.iter().map(|v| -v).collect();
+        let (kept, lost) = standing(&logs, FINAL * shortfall(problem, &state)?, true);
+        let lost = state.lost.or(lost);
+        // Evenly from those that stand: copies of one state stand side by side. Both shares are of the same particles where a population is lost.
+        let (of, offsets) = if lost.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
+        let taken = |p: usize, i: usize| {
+            let (i, n) = (offsets[p] + i, kept[p].len());
+            kept[p][if n >= of { i * n / of } else { i % n }]
+        };
+        let index: Vec<usize> = (0..2).flat_map(|p| (0..shares[p]).map(move |i| (p, i))).map(|(p, i)| taken(p, i)).collect();
         let images = state.x.select(&index)?;
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
         let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
         let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
-        let each: Vec<u64> = (0..draws as u64).collect();
-        let agreement = agreement::compare(&images, shares[0], &each, state.rng.stream(RELABEL))?;
+        let particles: Vec<u64> = index.iter().map(|i| *i as u64).collect();
+        let repeats = draws - distinct(&particles);
+        // All that stand are compared, not only those that are returned.
+        let all: Vec<usize> = kept.concat();
+        let each: Vec<u64> = all.iter().map(|i| *i as u64).collect();
+        let agreement = agreement::compare(&state.x.select(&all)?, kept[0].len(), &each, state.rng.stream(RELABEL))?;
         // What a user must not miss comes first.
-        let verdict = match (state.lost, agreement.agree()) {
+        let verdict = match (lost, agreement.agree()) {
             (Some(_), _) => {
                 "ONE OF TWO POPULATIONS FOUND NOTHING THAT FITS AS WELL, so that the other's structure is not confirmed"
             }
@@ -309,9 +318,10 @@ impl Solver for Guided {
         let misfit = misfit.map_or_else(String::new, |(product, chi2)| {
             format!("DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}); ")
         });
+        let repeated = if repeats == 0 { String::new() } else { format!("; {repeats} of {draws} draws repeat others") };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let attributes = vec![
-            ("label".into(), format!("{misfit}{verdict}; {}", self.label())),
+            ("label".into(), format!("{misfit}{verdict}{repeated}; {}", self.label())),
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("sigma_first_last".into(), pair([state.ladder[0], state.ladder[state.ladder.len() - 1]])),
             ("particles".into(), state.x.draws().to_string()),
@@ -336,23 +346,34 @@ impl Solver for Guided {
     }
 }
 
+/// Two standard deviations of chi2, which is twice the log-likelihood; few data have wider tails.
+fn shortfall(problem: &Problem, state: &GuidedState) -> Result<f64> {
+    let data = problem.likelihood.residual(state.x.item(0))?.map_or(0, |at| at.value().len());
+    Ok((2.0 * data as f64).sqrt().max(8.0))
+}
+
+/// Which particles stand: those whose log-likelihood falls short of the best of their population by no more than `shortfall`. Where
+/// the populations are to `meet`, one that has nothing as good as the other (by the same measure) is lost: the other's stand in both places.
+fn standing(log_likelihood: &[f64], shortfall: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
+    let half = log_likelihood.len() / 2;
+    let best = [0, 1].map(|p| log_likelihood[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max));
+    let lost = (0..2).find(|p| meet && best[*p] < best[1 - p] - shortfall);
+    let kept = [0, 1].map(|p| {
+        let p = if lost == Some(p) { 1 - p } else { p };
+        (p * half..(p + 1) * half).filter(|i| log_likelihood[*i] >= best[p] - shortfall).collect()
+    });
+    (kept, lost)
+}
+
 impl Guided {
-    /// Drops the states of each population that the data rule out beside its best one, and copies the others in their place. Those that stay do so with equal
-    /// weight: their likelihood is in their descent already.
-    ///
-    /// Before the last descent a population that found nothing as good as the other did goes on from the other's states.
-    fn choose(&self, state: &mut GuidedState, shortfall: f64, last: bool) -> Result<()> {
+    /// Drops states that the data rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
+    /// their descent already.
+    fn choose(&self, state: &mut GuidedState, log_likelihood: &[f64], shortfall: f64, last: bool) -> Result<()> {
+        let (kept, lost) = standing(log_likelihood, shortfall, last);
+        state.lost = state.lost.or(lost);
         let half = state.x.draws() / 2;
-        let best = |p: usize| state.log_likelihood[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mut index = Vec::with_capacity(2 * half);
-        for p in 0..2 {
-            let lost = last && best(p) < best(1 - p) - shortfall;
-            if lost {
-                state.lost = Some(p);
-            }
-            let from = if lost { 1 - p } else { p };
-            let kept: Vec<usize> =
-                (from * half..(from + 1) * half).filter(|i| state.log_likelihood[*i] >= best(from) - shortfall).collect();
+        for (p, kept) in kept.iter().enumerate() {
             state.fewest_kept[p] = state.fewest_kept[p].min(kept.len());
             let u = state.rng.stream(SELECT).sequence(p as u64, state.step as u32).uniform();
             index.extend(systematic(&vec![0.0; kept.len()], half, u).into_iter().map(|i| kept[i]));

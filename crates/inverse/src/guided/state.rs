@@ -29,7 +29,6 @@ pub struct GuidedState {
     pub(super) fewest_kept: [usize; 2],
     /// The population that found nothing as good as the other did.
     pub(super) lost: Option<usize>,
-    pub(super) log_likelihood: Vec<f64>,
     /// Of a linear problem; not saved, it follows from the problem.
     pub(super) basis: Option<Arc<SharedBasis>>,
 }
@@ -64,7 +63,6 @@ impl Checkpoint for GuidedState {
         put_tensor(&mut file, "before", &self.before);
         let n = self.ancestors.len();
         file.insert_u64("ancestors", &[n], self.ancestors.clone());
-        file.insert_f64("log_likelihood", &[n], self.log_likelihood.clone());
         file.insert_f64("ladder", &[self.ladder.len()], self.ladder.clone());
         file.insert_u64("ends", &[self.ends.len()], self.ends.iter().map(|e| *e as u64).collect());
         file.insert_f64("nodes", &[self.nodes.len()], self.nodes.clone());
@@ -96,13 +94,11 @@ impl Checkpoint for GuidedState {
             curvature,
             fewest_kept: [k0 as usize, k1 as usize],
             lost: lost.checked_sub(1).map(|p| p as usize),
-            log_likelihood: file.f64s("log_likelihood")?.1.to_vec(),
             basis: None,
         };
         let n = state.x.draws();
         if [&state.z, &state.before].iter().any(|t| t.shape() != state.x.shape())
             || state.ancestors.len() != n
-            || state.log_likelihood.len() != n
             || !n.is_multiple_of(2)
             || n == 0
             || state.ends.last() != Some(&(state.ladder.len().wrapping_sub(1)))

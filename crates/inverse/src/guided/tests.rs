@@ -105,23 +105,22 @@ fn choices_drop_what_the_data_rule_out() {
     let problem = problem(&prior, prior.range(), &likelihood);
     let solver = Guided { levels: 24, restarts: 1, population: Some(8) };
     let mut state = solver.init(&problem, Philox::new(1), 0..8).unwrap();
-    state.log_likelihood = vec![-10.0, -11.0, -40.0, -30.0, -12.0, -90.0, -12.5, -33.0];
-    solver.choose(&mut state, 5.0, false).unwrap();
+    solver.choose(&mut state, &[-10.0, -11.0, -40.0, -30.0, -12.0, -90.0, -12.5, -33.0], 5.0, false).unwrap();
     assert_eq!(state.ancestors, [0, 0, 1, 1, 4, 4, 6, 6]);
     assert_eq!((state.fewest_kept, state.lost), ([2, 2], None));
     let mut state = solver.init(&problem, Philox::new(1), 0..8).unwrap();
-    state.log_likelihood = vec![-10.0, -11.0, -40.0, -30.0, -112.0, -190.0, -112.5, -133.0];
-    solver.choose(&mut state, 5.0, true).unwrap();
+    solver.choose(&mut state, &[-10.0, -11.0, -40.0, -30.0, -112.0, -190.0, -112.5, -133.0], 5.0, true).unwrap();
     assert!(state.ancestors.iter().all(|a| *a < 2) && state.lost == Some(1), "{:?}", state.ancestors);
 }
 
 /// Levels fall within each descent, begin and end where they should, and are as many as asked for.
 #[test]
 fn ladder_covers_every_descent() {
-    for (levels, restarts) in [(310, 3), (16, 3), (40, 0), (50, 5)] {
-        let (ladder, ends) = Guided { levels, restarts, ..Default::default() }.ladder(2.0, 0.006);
+    for (levels, restarts, last) in [(310, 3, 0.006), (16, 3, 0.006), (40, 0, 0.006), (50, 5, 0.006), (16, 3, 5.0)] {
+        let (ladder, ends) = Guided { levels, restarts, ..Default::default() }.ladder(2.0, last);
+        let last = f64::min(last, 1.0);
         assert_eq!((ladder.len(), ends.len(), ends[restarts]), (levels, restarts + 1, levels - 1));
-        assert!((ladder[0] - 4.0).abs() < 1e-12 && (ladder[levels - 1] - 0.006).abs() < 1e-12);
+        assert!((ladder[0] - 4.0).abs() < 1e-12 && (ladder[levels - 1] - last).abs() < 1e-12);
         for k in 1..levels {
             if ends.contains(&(k - 1)) {
                 assert!((ladder[k] - 2.0).abs() < 1e-12 && (ladder[k - 1] - 0.1).abs() < 1e-12);

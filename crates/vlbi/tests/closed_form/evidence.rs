@@ -125,8 +125,9 @@ fn summary(records: &[Record], pick: impl Fn(&Record) -> &Ensemble) -> serde_jso
 fn coverage_of_a_hundred_observations() {
     let Some(observed) = coverage("coverage_of_a_hundred_observations") else { return };
     let tree = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let work =
-        std::env::var_os("HALATION_PROOF").map_or_else(|| tree.join("proof-output"), |p| tree.join(p)).join("vlbi-closed-form");
+    let work = std::env::var_os("HALATION_PROOF")
+        .map_or_else(|| tree.join("proof-output"), |p| tree.join(p))
+        .join("vlbi-closed-form-guided");
     std::fs::create_dir_all(&work).unwrap();
     let prior = Prior::new();
     // One factorisation serves all: uv and sigma are the observation's own, whatever the sky.
