@@ -28,8 +28,21 @@ fi
 HALATION_SHARED=$(realpath "$shared") HALATION_PROOF=$(realpath "$work") cargo test --release -p halation-vlbi --test closed_form -- --ignored --nocapture
 for day in 095 096; do
   for seed in 0 1; do
-    reconstruct "m87-$day-seed$seed" "$m87/SR1_M87_2017_${day}_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_${day}_hi_hops_netcal_StokesI.uvfits" -- --seed "$seed"
+    reconstruct "m87-$day-seed$seed" "$m87/SR1_M87_2017_${day}_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_${day}_hi_hops_netcal_StokesI.uvfits" -- --seed "$seed" --fov 128uas
   done
+done
+# What is no ring, with default settings, in the image's own field.
+for source in "disk 3" "core-jet 2" "double 0" "double 2"; do
+  read -r family index <<< "$source"
+  name=$family-$index folder="$work/sources-$family-$index"
+  if [ ! -f "$folder/seen.uvfits" ]; then
+    "$halation" simulate sources --family "$family" --seed 11 --start "$index" -n 1 -o "$folder" --force
+    "$halation" simulate vlbi --image "$folder/source_$(printf %06d "$index").fits" --array eht-2017 -o "$folder/seen.uvfits" --start 2017-04-06T00:45 --hours 7.5 \
+      --scan-s 300 --gap-s 780 --integration-s 60 --ra-deg 187.70593 --dec-deg 12.39112 --flux 0.6Jy --frequency-ghz 227.0707,229.0707
+  fi
+  field=$("${HALATION_PYTHON:-.venv/bin/python}" -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["fov_uas"])' "$folder/labels.json")
+  reconstruct "$name" "$folder/seen.uvfits" -- --fov "${field}uas"
+  "$halation" assess "$work/$name" --truth "$folder/seen.truth.fits" --json > "docs/proof/$name.json"
 done
 c=$shared/data/vlbi/3c279_2017
 reconstruct 3c279-095-seed0 "$c/SR1_3C279_2017_095_lo_hops_netcal_StokesI.uvfits" "$c/SR1_3C279_2017_095_hi_hops_netcal_StokesI.uvfits" --
