@@ -36,12 +36,12 @@ pub(super) struct Guided {
     pub log_likelihood: Vec<f64>,
 }
 
-/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `error` is the [`denoising_error`] r;
+/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `error` is the `denoising_error` r;
 /// `basis` is that of a linear problem.
 ///
 /// Given x the truth is taken as D plus a Gaussian, so that the data follow the likelihood linearised at D, seen through noise:
 /// log p(y | x) = -1/2 rho^T C^-1 rho - 1/2 log det C with the whitened residual rho at D and C = 1 + r^2 J J^T (and what the linearisation
-/// leaves out, [`Whitened::covariance`]). Its gradient by the network's pullback moves D by the covariance of x0 given x,
+/// leaves out, `Whitened::covariance`). Its gradient by the network's pullback moves D by the covariance of x0 given x,
 /// sigma^2 dD/dx: D' = D - sigma^2 (dD/dx)^T J^T C^-1 rho (PiGDM, Song et al. 2023, ICLR, with r measured instead of assumed).
 pub(super) fn guide(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, sigma: f64, error: f64) -> Result<Guided> {
     let n = x.draws();
