@@ -1,13 +1,14 @@
 //! `guided`: reverse diffusion guided by the data, with restarts.
 //!
 //! Prior samples are noised and led down the noise levels again, their denoised images pulled towards the data at each level (see `step`). The
-//! first descent leaves part of them in wrong structures. So at its end, where log p(data | state) can be trusted, states that it
-//! rules out are dropped, the others copied in their place, noised again to a level at which their structure is kept in the rough alone,
+//! first descent leaves part of them in wrong structures: such that do not fit, and such that fit as no image of the prior would. So at its end,
+//! where log p(data | state) can be trusted, states that it and the prior together rule out are dropped, the others copied in their place, noised again to a level at which their structure is kept in the rough alone,
 //! and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step exact, noising and descending would leave
 //! the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the few images that lost their way.
 //!
 //! Two populations are compared with each other; they meet only where one has found nothing that fits as well as the other.
 
+mod plausibility;
 mod state;
 mod step;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use halation_compute::{Philox, Tensor};
 use halation_posterior::{Ensemble, OutputKind};
+use plausibility::log_prior;
 use rayon::prelude::*;
 use std::ops::Range;
 use step::{denoising_error, guide};
@@ -49,6 +51,7 @@ const ERRORS: u16 = 2;
 const NOISE: u16 = 3;
 const SELECT: u16 = 4;
 const RELABEL: u16 = 5;
+const PRIOR: u16 = 6;
 
 /// Noise level of the first descent's start in pixel ranges: of a prior sample only the rough structure is left.
 const TOP: f64 = 2.0;
@@ -86,9 +89,9 @@ impl Guided {
         Ok(wanted.next_multiple_of(2))
     }
 
-    /// A step's network calls, of which the pullback counts as two.
-    fn evaluations(&self, steps: usize) -> u64 {
-        START_CALLS + (NODES + 3 * steps) as u64
+    /// Network calls of a particle, of which a pullback counts as one more.
+    fn evaluations(&self, steps: usize, choices: usize) -> u64 {
+        START_CALLS + (NODES + 2 * steps) as u64 + choices as u64 * plausibility::CALLS
     }
 
     /// All levels, descent after descent, each geometric and all with about the same ratio; and the last index of every descent.
@@ -165,7 +168,12 @@ impl Solver for Guided {
         let m = problem.likelihood.residual(&image)?.map_or(0, |at| at.value().len()) as u64;
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
-        Ok(Plan { particles, steps: self.levels, network_evaluations: self.evaluations(self.levels), memory_bytes })
+        Ok(Plan {
+            particles,
+            steps: self.levels,
+            network_evaluations: self.evaluations(self.levels, self.restarts + 1),
+            memory_bytes,
+        })
     }
 
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<GuidedState> {
@@ -246,8 +254,10 @@ impl Solver for Guided {
         } else if state.ends[descent] == k {
             state.x = guided.denoised;
             let last = descent + 2 == state.ends.len();
-            let shortfall = shortfall(problem, state)?;
-            self.choose(state, &guided.log_likelihood, shortfall, last)?;
+            let expected = log_prior(problem, &state.x, [TOP, BOTTOM], state.rng.stream(PRIOR))?;
+            let scores: Vec<f64> = guided.log_likelihood.iter().zip(&expected.log_prior).map(|(l, p)| l + p).collect();
+            let shortfall = shortfall(problem, state, expected.open)?;
+            self.choose(state, &scores, shortfall, last)?;
             if last {
                 // The curvature where the data have had their say may differ from that at prior samples.
                 let (last, curvature) = self.last_level(problem, &state.x)?;
@@ -277,7 +287,7 @@ impl Solver for Guided {
             stage: if descent == 0 { "descent" } else { "restart" },
             step: state.step,
             total: state.ladder.len(),
-            network_evaluations: self.evaluations(state.step),
+            network_evaluations: self.evaluations(state.step, state.ends.iter().filter(|end| **end < state.step).count()),
             reduced_chi2: problem.median_chi2(&state.x)?,
             effective_samples: None,
         })
@@ -286,8 +296,10 @@ impl Solver for Guided {
     fn finish(&self, problem: &Problem, state: GuidedState) -> Result<Ensemble> {
         let draws = state.draws as usize;
         let shares = [draws.div_ceil(2), draws / 2];
-        let logs: Vec<f64> = problem.likelihood.neg_log_and_grad(&state.x)?.0.iter().map(|v| -v).collect();
-        let (kept, lost) = standing(&logs, FINAL * shortfall(problem, &state)?, true);
+        let expected = log_prior(problem, &state.x, [TOP, BOTTOM], state.rng.stream(PRIOR))?;
+        let neg_log = problem.likelihood.neg_log_and_grad(&state.x)?.0;
+        let scores: Vec<f64> = expected.log_prior.iter().zip(&neg_log).map(|(p, l)| p - l).collect();
+        let (kept, lost) = standing(&scores, FINAL * shortfall(problem, &state, expected.open)?, true);
         let lost = state.lost.or(lost);
         // Evenly from those that stand: copies of one state stand side by side. Both shares are of the same particles where a population is lost.
         let (of, offsets) = if lost.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
@@ -334,42 +346,49 @@ impl Solver for Guided {
         let draws = Draws {
             images,
             chains: if shares[0] == shares[1] { 2 } else { 1 },
-            network_evaluations: self.evaluations(state.step),
-            stats: vec![(
-                "ancestor".into(),
-                "prior sample from which this draw descends through the choices at the restarts".into(),
-                ancestors.iter().map(|a| *a as f64).collect(),
-            )],
+            network_evaluations: self.evaluations(state.step, state.ends.len()),
+            stats: vec![
+                (
+                    "ancestor".into(),
+                    "prior sample from which this draw descends through the choices at the restarts".into(),
+                    ancestors.iter().map(|a| *a as f64).collect(),
+                ),
+                (
+                    "log_prior".into(),
+                    format!("log prior of the image down to a noise level of {BOTTOM} pixel ranges, up to a constant"),
+                    index.iter().map(|i| expected.log_prior[*i]).collect(),
+                ),
+            ],
             attributes,
         };
         problem.ensemble(draws, self.output_kind())
     }
 }
 
-/// Two standard deviations of chi2, which is twice the log-likelihood; few data have wider tails.
-fn shortfall(problem: &Problem, state: &GuidedState) -> Result<f64> {
+/// Two standard deviations of chi2 of the data and of what the prior leaves open, which is twice the logarithm of both; few data have wider tails.
+fn shortfall(problem: &Problem, state: &GuidedState, open: f64) -> Result<f64> {
     let data = problem.likelihood.residual(state.x.item(0))?.map_or(0, |at| at.value().len());
-    Ok((2.0 * data as f64).sqrt().max(8.0))
+    Ok((2.0 * (data as f64 + open)).sqrt().max(8.0))
 }
 
-/// Which particles stand: those whose log-likelihood falls short of the best of their population by no more than `shortfall`. Where
+/// Which particles stand: those whose score (log-likelihood and log prior) falls short of the best of their population by no more than `shortfall`. Where
 /// the populations are to `meet`, one that has nothing as good as the other (by the same measure) is lost: the other's stand in both places.
-fn standing(log_likelihood: &[f64], shortfall: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
-    let half = log_likelihood.len() / 2;
-    let best = [0, 1].map(|p| log_likelihood[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max));
+fn standing(scores: &[f64], shortfall: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
+    let half = scores.len() / 2;
+    let best = [0, 1].map(|p| scores[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max));
     let lost = (0..2).find(|p| meet && best[*p] < best[1 - p] - shortfall);
     let kept = [0, 1].map(|p| {
         let p = if lost == Some(p) { 1 - p } else { p };
-        (p * half..(p + 1) * half).filter(|i| log_likelihood[*i] >= best[p] - shortfall).collect()
+        (p * half..(p + 1) * half).filter(|i| scores[*i] >= best[p] - shortfall).collect()
     });
     (kept, lost)
 }
 
 impl Guided {
-    /// Drops states that the data rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
+    /// Drops states that data and prior rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
     /// their descent already.
-    fn choose(&self, state: &mut GuidedState, log_likelihood: &[f64], shortfall: f64, last: bool) -> Result<()> {
-        let (kept, lost) = standing(log_likelihood, shortfall, last);
+    fn choose(&self, state: &mut GuidedState, scores: &[f64], shortfall: f64, last: bool) -> Result<()> {
+        let (kept, lost) = standing(scores, shortfall, last);
         state.lost = state.lost.or(lost);
         let half = state.x.draws() / 2;
         let mut index = Vec::with_capacity(2 * half);
