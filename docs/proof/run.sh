@@ -31,14 +31,14 @@ for day in 095 096; do
     reconstruct "m87-$day-seed$seed" "$m87/SR1_M87_2017_${day}_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_${day}_hi_hops_netcal_StokesI.uvfits" -- --seed "$seed" --fov 128uas
   done
 done
-# What is no ring, with default settings, in the image's own field.
-for source in "disk 3" "core-jet 2" "double 0" "double 2"; do
+# What is no ring, with the coverage and noise of 6 April, simulated gains and phases, and default settings, in the image's own field.
+for source in "disk 0" "disk 1" "disk 3" "core-jet 2" "double 0" "double 2"; do
   read -r family index <<< "$source"
   name=$family-$index folder="$work/sources-$family-$index"
   if [ ! -f "$folder/seen.uvfits" ]; then
     "$halation" simulate sources --family "$family" --seed 11 --start "$index" -n 1 -o "$folder" --force
-    "$halation" simulate vlbi --image "$folder/source_$(printf %06d "$index").fits" --array eht-2017 -o "$folder/seen.uvfits" --start 2017-04-06T00:45 --hours 7.5 \
-      --scan-s 300 --gap-s 780 --integration-s 60 --ra-deg 187.70593 --dec-deg 12.39112 --flux 0.6Jy --frequency-ghz 227.0707,229.0707
+    "$halation" simulate vlbi --image "$folder/source_$(printf %06d "$index").fits" --like "$m87/SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits" \
+      --like "$m87/SR1_M87_2017_096_hi_hops_netcal_StokesI.uvfits" --flux 0.6Jy -o "$folder/seen.uvfits"
   fi
   field=$("${HALATION_PYTHON:-.venv/bin/python}" -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["fov_uas"])' "$folder/labels.json")
   reconstruct "$name" "$folder/seen.uvfits" -- --fov "${field}uas"

@@ -1,6 +1,7 @@
 //! The binary `halation`: arguments to a validated configuration to a run. No science in it.
 
 use clap::{Parser, Subcommand};
+use halation_compute::CpuLevel;
 use std::process::ExitCode;
 
 mod assess;
@@ -21,8 +22,16 @@ struct Cli {
     /// Threads [default: what affinity and cgroup quota allow]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
+    /// Instruction set of the CPU kernels, portable, avx2 or avx512, to repeat a run of another processor to the same bits [default: the best one]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = cpu_level)]
+    cpu_level: Option<CpuLevel>,
     #[command(subcommand)]
     verb: Verb,
+}
+
+fn cpu_level(name: &str) -> Result<CpuLevel, String> {
+    let all = [CpuLevel::Portable, CpuLevel::Avx2, CpuLevel::Avx512];
+    all.into_iter().find(|l| l.name() == name).ok_or_else(|| "expected portable, avx2 or avx512".into())
 }
 
 #[derive(Subcommand)]
@@ -86,6 +95,12 @@ fn main() -> ExitCode {
         && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global()
     {
         eprintln!("halation: error: --threads {threads}: {error}");
+        return ExitCode::from(2);
+    }
+    if let Some(level) = cli.cpu_level
+        && let Err(error) = CpuLevel::force(level)
+    {
+        eprintln!("halation: error: --cpu-level {}: {error}", level.name());
         return ExitCode::from(2);
     }
     let outcome = match cli.verb {

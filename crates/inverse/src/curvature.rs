@@ -44,18 +44,28 @@ impl SharedBasis {
 
     /// (1 + rho^2 G)^-1 v.
     pub fn solve(&self, v: &[f64], rho: f64) -> Vec<f64> {
-        let mut c = self.rotate(v);
-        c.iter_mut().zip(&self.values).for_each(|(c, g)| *c /= 1.0 + rho * rho * g);
-        self.rotate_back(&c)
+        self.whiten(v, rho).0
     }
 
     /// log L_rho for the residual `r`.
     pub fn log_likelihood(&self, r: &[f64], rho: f64) -> f64 {
+        self.log_likelihood_of(&self.rotate(r), rho)
+    }
+
+    /// (1 + rho^2 G)^-1 r and log L_rho: as [`Self::solve`] and [`Self::log_likelihood`], with one rotation for both.
+    pub fn whiten(&self, r: &[f64], rho: f64) -> (Vec<f64>, f64) {
+        let mut c = self.rotate(r);
+        let log = self.log_likelihood_of(&c, rho);
+        c.iter_mut().zip(&self.values).for_each(|(c, g)| *c /= 1.0 + rho * rho * g);
+        (self.rotate_back(&c), log)
+    }
+
+    fn log_likelihood_of(&self, coefficients: &[f64], rho: f64) -> f64 {
         let term = |(c, g): (&f64, &f64)| {
             let v = 1.0 + rho * rho * g;
             c * c / v + v.ln()
         };
-        -0.5 * self.rotate(r).iter().zip(&self.values).map(term).sum::<f64>()
+        -0.5 * coefficients.iter().zip(&self.values).map(term).sum::<f64>()
     }
 }
 
@@ -72,7 +82,7 @@ pub(crate) fn whiten(at: &dyn Whitened, rho: f64) -> Result<(Vec<f64>, f64)> {
     // Where rounding makes a nearly singular J J^T indefinite: its eigenvectors with the negative eigenvalues set to zero.
     covariance.diag_mut().iter_mut().for_each(|v| *v -= 1.0);
     let basis = SharedBasis::new(&covariance)?;
-    Ok((basis.solve(r, 1.0), basis.log_likelihood(r, 1.0)))
+    Ok(basis.whiten(r, 1.0))
 }
 
 /// The residual at `x`.

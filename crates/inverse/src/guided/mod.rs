@@ -26,7 +26,7 @@ use halation_posterior::{Ensemble, OutputKind};
 use plausibility::log_prior;
 use rayon::prelude::*;
 use std::ops::Range;
-use step::{denoising_error, guide};
+use step::{denoising_errors, guide};
 
 /// Settings of the guided reverse diffusion.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -191,14 +191,7 @@ impl Solver for Guided {
         let truths = x.select(&(0..TRUTHS.min(particles)).collect::<Vec<_>>())?;
         let (top, low) = (ladder[0], 0.1 * ladder[ladder.len() - 1]);
         let nodes = geometric(top, low, NODES);
-        let errors = nodes
-            .iter()
-            .enumerate()
-            .map(|(i, sigma)| denoising_error(problem, &truths, *sigma, rng.stream(ERRORS), i as u32))
-            .collect::<Result<Vec<f64>>>()?;
-        if let Some(i) = errors.iter().position(|e| !(*e > 0.0 && e.is_finite())) {
-            return Err(Error::Numerical(format!("the prior's denoising error is {} at noise level {}", errors[i], nodes[i])));
-        }
+        let errors = denoising_errors(problem, &truths, &nodes, rng.stream(ERRORS))?;
         let noise = rng.stream(NOISE).normal(0..particles as u64, 0, &problem.prior.item_shape())?;
         let z = x.data().iter().zip(noise.data()).map(|(x, e)| x + top as f32 * e).collect();
         Ok(GuidedState {
@@ -299,10 +292,10 @@ impl Solver for Guided {
         let expected = log_prior(problem, &state.x, [TOP, BOTTOM], state.rng.stream(PRIOR))?;
         let neg_log = problem.likelihood.neg_log_and_grad(&state.x)?.0;
         let scores: Vec<f64> = expected.log_prior.iter().zip(&neg_log).map(|(p, l)| p - l).collect();
-        let (kept, lost) = standing(&scores, FINAL * shortfall(problem, &state, expected.open)?, true);
-        let lost = state.lost.or(lost);
+        let (kept, lost_now) = standing(&scores, FINAL * shortfall(problem, &state, expected.open)?, true);
+        let lost = state.lost.or(lost_now);
         // Evenly from those that stand: copies of one state stand side by side. Both shares are of the same particles where a population is lost.
-        let (of, offsets) = if lost.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
+        let (of, offsets) = if lost_now.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
         let taken = |p: usize, i: usize| {
             let (i, n) = (offsets[p] + i, kept[p].len());
             kept[p][if n >= of { i * n / of } else { i % n }]

@@ -1,31 +1,45 @@
 //! One level of the guided reverse diffusion, and the denoising error that it stands on.
 
 use crate::curvature::{SharedBasis, checked, linearise, whiten};
-use crate::{Problem, Result};
+use crate::{Error, Problem, Result, Whitened};
 use halation_compute::{Philox, Tensor};
 use rayon::prelude::*;
 
 /// Images that pass through the network together with their pullback, which keeps every activation.
 const BATCH: usize = 8;
 
-/// How far a denoised image is from the truth as the data see it: standard deviation per unit length of image space at the noise level
-/// `sigma`, measured on `truths` (prior samples x0) as the median over them of |J (D(x0 + sigma eps, sigma) - x0)|^2 / tr(J J^T).
-pub(super) fn denoising_error(problem: &Problem, truths: &Tensor, sigma: f64, rng: Philox, step: u32) -> Result<f64> {
+/// How far a denoised image is from the truth as the data see it, at every noise level of `nodes`: standard deviation per unit length of image
+/// space, measured on `truths` (prior samples x0) as the median over them of |J (D(x0 + sigma eps, sigma) - x0)|^2 / tr(J J^T).
+pub(super) fn denoising_errors(problem: &Problem, truths: &Tensor, nodes: &[f64], rng: Philox) -> Result<Vec<f64>> {
     let n = truths.draws();
-    let noise = rng.normal(0..n as u64, step, &problem.prior.item_shape())?;
-    let noisy = truths.data().iter().zip(noise.data()).map(|(x, e)| x + sigma as f32 * e).collect();
-    let denoised = problem.prior.denoise(&Tensor::from_vec(truths.shape(), noisy)?, &vec![sigma as f32; n])?;
-    let mut ratios: Vec<f64> = (0..n)
+    let at: Vec<_> = (0..n)
         .into_par_iter()
         .map(|i| {
             let at = linearise(problem.likelihood, truths.item(i))?;
-            let error: Vec<f64> = denoised.item(i).iter().zip(truths.item(i)).map(|(d, x)| f64::from(*d - *x)).collect();
-            let along: f64 = at.jvp(&error).iter().map(|v| v * v).sum();
-            Ok(along / at.gram().diag().sum())
+            let trace = at.gram().diag().sum();
+            Ok((at, trace))
         })
         .collect::<Result<_>>()?;
-    ratios.sort_by(f64::total_cmp);
-    Ok((0.5 * (ratios[(n - 1) / 2] + ratios[n / 2])).sqrt())
+    let mut errors = Vec::with_capacity(nodes.len());
+    for (step, sigma) in nodes.iter().enumerate() {
+        let noise = rng.normal(0..n as u64, step as u32, &problem.prior.item_shape())?;
+        let noisy = truths.data().iter().zip(noise.data()).map(|(x, e)| x + *sigma as f32 * e).collect();
+        let denoised = problem.prior.denoise(&Tensor::from_vec(truths.shape(), noisy)?, &vec![*sigma as f32; n])?;
+        let ratio = |(i, (at, trace)): (usize, &(Box<dyn Whitened + '_>, f64))| {
+            let error: Vec<f64> = denoised.item(i).iter().zip(truths.item(i)).map(|(d, x)| f64::from(*d - *x)).collect();
+            at.jvp(&error).iter().map(|v| v * v).sum::<f64>() / trace
+        };
+        let mut ratios: Vec<f64> = at.iter().enumerate().map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let error = (0.5 * (ratios[(n - 1) / 2] + ratios[n / 2])).sqrt();
+        if !(error > 0.0 && error.is_finite()) {
+            return Err(Error::Numerical(format!(
+                "the prior's denoising error at noise level {sigma} is {error} as the data see it; expected a positive number: the prior's network is damaged, or the data do not depend on the image"
+            )));
+        }
+        errors.push(error);
+    }
+    Ok(errors)
 }
 
 /// The denoised images given the data as well, and what the data say of each state.
@@ -36,13 +50,13 @@ pub(super) struct Guided {
     pub log_likelihood: Vec<f64>,
 }
 
-/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `error` is the `denoising_error` r;
+/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `error` is that of [`denoising_errors`];
 /// `basis` is that of a linear problem.
 ///
 /// Given x the truth is taken as D plus a Gaussian, so that the data follow the likelihood linearised at D, seen through noise:
-/// log p(y | x) = -1/2 rho^T C^-1 rho - 1/2 log det C with the whitened residual rho at D and C = 1 + r^2 J J^T (and what the linearisation
+/// log p(y | x) = -1/2 rho^T C^-1 rho - 1/2 log det C with the whitened residual rho at D and C = 1 + error^2 J J^T (and what the linearisation
 /// leaves out, `Whitened::covariance`). Its gradient by the network's pullback moves D by the covariance of x0 given x,
-/// sigma^2 dD/dx: D' = D - sigma^2 (dD/dx)^T J^T C^-1 rho (PiGDM, Song et al. 2023, ICLR, with r measured instead of assumed).
+/// sigma^2 dD/dx: D' = D - sigma^2 (dD/dx)^T J^T C^-1 rho (PiGDM, Song et al. 2023, ICLR, with the error measured instead of assumed).
 pub(super) fn guide(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, sigma: f64, error: f64) -> Result<Guided> {
     let n = x.draws();
     let (mut images, mut log_likelihood) = (Vec::with_capacity(x.len()), Vec::with_capacity(n));
@@ -64,7 +78,7 @@ pub(super) fn guide(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, 
 fn pull(problem: &Problem, basis: Option<&SharedBasis>, denoised: &[f32], error: f64) -> Result<(f64, Vec<f32>)> {
     let at = checked(problem.likelihood.residual_under_noise(denoised, error)?)?;
     let (solved, log_likelihood) = match basis {
-        Some(basis) => (basis.solve(at.value(), error), basis.log_likelihood(at.value(), error)),
+        Some(basis) => basis.whiten(at.value(), error),
         None => whiten(at.as_ref(), error)?,
     };
     Ok((log_likelihood, at.vjp(&solved).iter().map(|v| *v as f32).collect()))
