@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const OBSERVATIONS: u64 = 100;
-const DRAWS: u64 = 20;
+/// Few an observation: what counts is the number of observations, and particles do not know of each other while all stand.
+const DRAWS: u64 = 8;
 const LEVELS: [f64; 4] = [0.5, 0.8, 0.9, 0.95];
 const REPLICATES: usize = 2000;
 const UNIFORM: u16 = 103;
@@ -134,7 +135,7 @@ fn coverage_of_a_hundred_observations() {
     let conditioning = Case::simulate(&prior, &observed, 0).condition(&prior);
     let lambda = conditioning.signal_to_noise_squared();
     let count = lambda.partition_point(|l| *l > LEAST_LAMBDA);
-    let solver = Guided::default();
+    let solver = Guided { population: Some(DRAWS as usize), ..Guided::default() };
     let mut records: Vec<Record> = Vec::new();
     for seed in 1..=OBSERVATIONS {
         let path = work.join(format!("{seed:03}.json"));
