@@ -203,7 +203,7 @@ impl Solver for Dps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{g1, problem};
+    use crate::testing::{g1, problem, run};
     use crate::{DenseOperator, LinearGaussianLikelihood};
     use halation_lapack as _;
     use ndarray::arr2;
@@ -211,12 +211,6 @@ mod tests {
     fn likelihood() -> LinearGaussianLikelihood {
         LinearGaussianLikelihood::new(DenseOperator::new([1, 1, 2], arr2(&[[1.0, 0.5]]).view()).unwrap(), vec![0.9], vec![0.3])
             .unwrap()
-    }
-
-    fn run(solver: &Dps, problem: &Problem, draws: Range<u64>) -> Ensemble {
-        let mut state = solver.init(problem, Philox::new(0), draws).unwrap();
-        while !solver.step(problem, &mut state).unwrap().done() {}
-        solver.finish(problem, state).unwrap()
     }
 
     #[test]
@@ -234,7 +228,7 @@ mod tests {
         let (prior, likelihood) = (g1(), likelihood());
         let problem = problem(&prior, prior.range(), &likelihood);
         let n = 2000;
-        let ensemble = run(&Dps { weight: DpsWeight::Bayes }, &problem, 0..n as u64);
+        let ensemble = run(&Dps { weight: DpsWeight::Bayes }, &problem, 0, 0..n as u64);
         let x: Vec<f64> = ensemble.images.iter().map(|v| *v as f64).collect();
         for (i, (mean, variance)) in [(0.785, 0.079), (0.227, 0.226)].into_iter().enumerate() {
             let values: Vec<f64> = x.iter().skip(i).step_by(2).copied().collect();
@@ -252,8 +246,8 @@ mod tests {
     fn draws_stand_alone_and_resume() {
         let (prior, likelihood) = (g1(), likelihood());
         let problem = problem(&prior, prior.range(), &likelihood);
-        let all = run(&Dps::default(), &problem, 0..5).images;
-        let some = run(&Dps::default(), &problem, 2..4).images;
+        let all = run(&Dps::default(), &problem, 0, 0..5).images;
+        let some = run(&Dps::default(), &problem, 0, 2..4).images;
         assert_eq!(all.slice(ndarray::s![.., 2..4, .., .., ..]), some);
         let mut state = Dps::default().init(&problem, Philox::new(0), 0..5).unwrap();
         (0..300).for_each(|_| assert!(!Dps::default().step(&problem, &mut state).unwrap().done()));

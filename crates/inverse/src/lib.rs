@@ -16,6 +16,7 @@ mod mixture_posterior;
 mod numeric;
 mod operator;
 mod pnp_dm;
+mod populations;
 mod problem;
 mod solver;
 mod start;

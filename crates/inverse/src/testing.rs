@@ -1,11 +1,12 @@
 //! Priors and problems that several tests share.
 
-use crate::{DenseOperator, GaussianMixture, LinearGaussianLikelihood, MixturePosterior, Problem};
-use halation_compute::Tensor;
+use crate::{DenseOperator, GaussianMixture, LinearGaussianLikelihood, MixturePosterior, Problem, Solver};
+use halation_compute::{Philox, Tensor};
 use halation_io::{LinearProblemFile, read_linear_problem};
 use halation_nn::{Denoiser, Pullback};
 use halation_posterior::{Axis, Ensemble};
 use ndarray::{Array2, arr1, arr2, arr3};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The folder of a golden closed-form problem, or none (said on stderr) where the shared files are not there.
@@ -97,6 +98,13 @@ impl Denoiser for Opaque<'_> {
 pub(crate) fn likelihood(a: &Array2<f64>, y: &[f64], sigma: f64) -> LinearGaussianLikelihood {
     let operator = DenseOperator::new([1, 1, a.ncols()], a.view()).unwrap();
     LinearGaussianLikelihood::new(operator, y.to_vec(), vec![sigma; y.len()]).unwrap()
+}
+
+/// All steps of `solver`.
+pub(crate) fn run<S: Solver>(solver: &S, problem: &Problem, seed: u64, draws: Range<u64>) -> Ensemble {
+    let mut state = solver.init(problem, Philox::new(seed), draws).unwrap();
+    while !solver.step(problem, &mut state).unwrap().done() {}
+    solver.finish(problem, state).unwrap()
 }
 
 pub(crate) fn rows(ensemble: &Ensemble) -> Vec<Vec<f64>> {

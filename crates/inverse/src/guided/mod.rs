@@ -19,6 +19,7 @@ pub use state::GuidedState;
 use crate::agreement;
 use crate::curvature::largest_curvature;
 use crate::numeric::{geometric, systematic};
+use crate::populations;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use halation_compute::{Philox, Tensor};
@@ -64,20 +65,9 @@ const NODES: usize = 12;
 const TRUTHS: usize = 16;
 /// At the end, what falls short by this many times what it may at a choice is left out.
 const FINAL: f64 = 2.0;
-/// A median reduced chi2 above this is said in the label.
-const LARGEST_CHI2: f64 = 2.0;
-
 impl Guided {
     fn particles(&self, draws: usize) -> Result<usize> {
-        let wanted = self.population.unwrap_or_else(|| draws.max(24));
-        if draws == 0 {
-            return Err(Error::Invalid("0 draws were asked for; expected at least one".into()));
-        }
-        if wanted < draws.max(4) {
-            return Err(Error::Invalid(format!(
-                "a population of {wanted} particles for {draws} draws; expected at least as many particles as draws, and four"
-            )));
-        }
+        let particles = populations::particles(self.population.unwrap_or_else(|| draws.max(24)), draws)?;
         if self.levels < self.restarts.saturating_add(1).saturating_mul(4) {
             return Err(Error::Invalid(format!(
                 "guided with {} levels and {} restarts; expected at least four levels for each of the {} descents",
@@ -86,7 +76,7 @@ impl Guided {
                 self.restarts + 1
             )));
         }
-        Ok(wanted.next_multiple_of(2))
+        Ok(particles)
     }
 
     /// Network calls of a particle, of which a pullback counts as one more.
@@ -178,11 +168,7 @@ impl Solver for Guided {
 
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<GuidedState> {
         check_needs(self, problem)?;
-        if draws.start != 0 {
-            return Err(Error::Invalid(
-                "guided draws from one population, which has no parts: start at draw 0 and use another seed for more".into(),
-            ));
-        }
+        populations::whole(self.name(), &draws)?;
         let particles = self.particles(draws.end as usize)?;
         let range = problem.pixel_range();
         let x = sample_prior(problem.prior, range, rng.stream(START), 0..particles as u64, 0)?;
@@ -288,7 +274,7 @@ impl Solver for Guided {
 
     fn finish(&self, problem: &Problem, state: GuidedState) -> Result<Ensemble> {
         let draws = state.draws as usize;
-        let shares = [draws.div_ceil(2), draws / 2];
+        let shares = populations::shares(draws);
         let expected = log_prior(problem, &state.x, [TOP, BOTTOM], state.rng.stream(PRIOR))?;
         let neg_log = problem.likelihood.neg_log_and_grad(&state.x)?.0;
         let scores: Vec<f64> = expected.log_prior.iter().zip(&neg_log).map(|(p, l)| p - l).collect();
@@ -303,10 +289,8 @@ impl Solver for Guided {
         let index: Vec<usize> = (0..2).flat_map(|p| (0..shares[p]).map(move |i| (p, i))).map(|(p, i)| taken(p, i)).collect();
         let images = state.x.select(&index)?;
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
-        let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
-        let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
         let particles: Vec<u64> = index.iter().map(|i| *i as u64).collect();
-        let repeats = draws - distinct(&particles);
+        let repeats = draws - populations::distinct(&particles);
         // All that stand are compared, not only those that are returned.
         let all: Vec<usize> = kept.concat();
         let each: Vec<u64> = all.iter().map(|i| *i as u64).collect();
@@ -319,23 +303,16 @@ impl Solver for Guided {
             (None, true) => "two populations agree",
             (None, false) => "two populations do not agree: THE SPREAD SHOWN IS TOO SMALL",
         };
-        let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
-        let misfit = misfit.map_or_else(String::new, |(product, chi2)| {
-            format!("DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}); ")
-        });
+        let misfit = populations::misfit(problem, &images)?.map_or_else(String::new, |m| format!("{m}; "));
         let repeated = if repeats == 0 { String::new() } else { format!("; {repeats} of {draws} draws repeat others") };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
-        let attributes = vec![
+        let mut attributes = vec![
             ("label".into(), format!("{misfit}{verdict}{repeated}; {}", self.label())),
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("sigma_first_last".into(), pair([state.ladder[0], state.ladder[state.ladder.len() - 1]])),
-            ("particles".into(), state.x.draws().to_string()),
             ("fewest_states_kept".into(), format!("{} {}", state.fewest_kept[0], state.fewest_kept[1])),
-            ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
-            ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
-            ("populations_draws".into(), format!("{} {}", shares[0], shares[1])),
-            ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
         ];
+        attributes.extend(populations::attributes(state.x.draws(), &ancestors, &agreement));
         let draws = Draws {
             images,
             chains: if shares[0] == shares[1] { 2 } else { 1 },

@@ -1,16 +1,10 @@
 use super::*;
 use crate::testing::{
-    Curved, Opaque, check_moments, g1, g2, golden, golden_problem, likelihood, mean_and_covariance, problem, rows,
+    Curved, Opaque, check_moments, g1, g2, golden, golden_problem, likelihood, mean_and_covariance, problem, rows, run,
 };
 use crate::{Checkpoint, DenseOperator, LinearGaussianLikelihood};
 use halation_lapack as _;
 use ndarray::arr2;
-
-fn run(solver: &Guided, problem: &Problem, seed: u64, draws: u64) -> Ensemble {
-    let mut state = solver.init(problem, Philox::new(seed), 0..draws).unwrap();
-    while !solver.step(problem, &mut state).unwrap().done() {}
-    solver.finish(problem, state).unwrap()
-}
 
 /// A Gaussian posterior: moments, for one descent and for several, with the shared curvature of a linear problem and with particles' own.
 #[test]
@@ -24,7 +18,7 @@ fn gaussian_posterior_with_and_without_restarts() {
     let own = Problem { likelihood: &curved, ..problem(&prior, prior.range(), &likelihood) };
     for (levels, restarts) in [(60, 0), (120, 1)] {
         for (what, problem) in [("shared", &linear), ("own", &own)] {
-            let ensemble = run(&Guided { levels, restarts, ..Default::default() }, problem, 3, 600);
+            let ensemble = run(&Guided { levels, restarts, ..Default::default() }, problem, 3, 0..600);
             check_moments(&ensemble, &exact, 400.0, &format!("{what} curvature, {restarts} restarts"));
         }
     }
@@ -41,7 +35,7 @@ fn golden_fourier_problem() {
     let likelihood = LinearGaussianLikelihood::new(operator, file.y.to_vec(), file.sigma.to_vec()).unwrap();
     let exact = prior.posterior(file.a.view(), &file.y.to_vec(), &file.sigma.to_vec()).unwrap();
     let problem = problem(&prior, prior.range(), &likelihood);
-    let ensemble = run(&Guided::default(), &problem, 0, 64);
+    let ensemble = run(&Guided::default(), &problem, 0, 0..64);
     let (mean, covariance) = mean_and_covariance(&rows(&ensemble));
     let expected = exact.covariance();
     let d = mean.len() as f64;
@@ -66,7 +60,7 @@ fn any_batch_and_any_threads() {
     let solver = Guided { levels: 20, restarts: 1, ..Default::default() };
     let images = |prior: &dyn halation_nn::Denoiser, threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run(&solver, &problem(prior, [-2.0, 2.0], &likelihood), 5, 20).images)
+        pool.install(|| run(&solver, &problem(prior, [-2.0, 2.0], &likelihood), 5, 0..20).images)
     };
     let plain = images(&prior, 1);
     assert_eq!(plain, images(&Opaque(&prior), 1));
@@ -81,7 +75,7 @@ fn checkpoint_continues_to_the_same_bits() {
     let likelihood = likelihood(&a, &[0.4], 0.3);
     let problem = problem(&prior, prior.range(), &likelihood);
     let solver = Guided { levels: 24, restarts: 2, ..Default::default() };
-    let whole = run(&solver, &problem, 1, 20);
+    let whole = run(&solver, &problem, 1, 0..20);
     let ends = solver.init(&problem, Philox::new(1), 0..20).unwrap().ends;
     for stop in [1, ends[0], ends[0] + 1, ends[1] + 2] {
         let mut state = solver.init(&problem, Philox::new(1), 0..20).unwrap();

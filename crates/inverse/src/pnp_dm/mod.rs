@@ -23,6 +23,7 @@ pub use state::PnpDmState;
 use crate::agreement;
 use crate::curvature::{SharedBasis, linearise};
 use crate::numeric::{effective, geometric, log_sum_exp, systematic};
+use crate::populations;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use halation_compute::{Philox, Tensor};
@@ -65,15 +66,7 @@ const RELABEL: u16 = 6;
 impl PnpDm {
     fn particles(&self, draws: usize) -> Result<usize> {
         let wanted = self.population.unwrap_or_else(|| (4 * draws).saturating_sub(48).max(32));
-        let particles = wanted.next_multiple_of(2);
-        if draws == 0 {
-            return Err(Error::Invalid("0 draws were asked for; expected at least one".into()));
-        }
-        if wanted < draws.max(4) {
-            return Err(Error::Invalid(format!(
-                "a population of {wanted} particles for {draws} draws; expected at least as many particles as draws, and four"
-            )));
-        }
+        let particles = populations::particles(wanted, draws)?;
         if self.levels < 2 || !(self.last_rho > 0.0) || !(0.0..=1.0).contains(&self.resample_below) {
             return Err(Error::Invalid(format!(
                 "pnp-dm with {} levels, last_rho {} and resample_below {}; expected at least 2 levels, a positive number and a share",
@@ -199,9 +192,6 @@ fn weights_at(problem: &Problem, basis: &SharedBasis, x: &Tensor, rho_old: Optio
         .collect()
 }
 
-/// A median reduced chi2 above this is said in the label.
-const LARGEST_CHI2: f64 = 2.0;
-
 impl Solver for PnpDm {
     type State = PnpDmState;
 
@@ -244,11 +234,7 @@ impl Solver for PnpDm {
 
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<PnpDmState> {
         check_needs(self, problem)?;
-        if draws.start != 0 {
-            return Err(Error::Invalid(
-                "pnp-dm draws from one population, which has no parts: start at draw 0 and use another seed for more".into(),
-            ));
-        }
+        populations::whole(self.name(), &draws)?;
         let particles = self.particles(draws.end as usize)?;
         let x = sample_prior(problem.prior, problem.pixel_range(), rng.stream(START), 0..particles as u64, 0)?;
         let basis = Arc::new(SharedBasis::of(problem.likelihood)?);
@@ -315,7 +301,7 @@ impl Solver for PnpDm {
             final_ess[p] = effective(logs);
             state.log_evidence[p] += log_sum_exp(logs) - (half as f64).ln();
         }
-        let shares = [draws.div_ceil(2), draws / 2];
+        let shares = populations::shares(draws);
         let index: Vec<usize> = (0..2)
             .flat_map(|p| {
                 let u = state.rng.stream(RESAMPLE).sequence(p as u64, u32::MAX).uniform();
@@ -325,30 +311,20 @@ impl Solver for PnpDm {
             .collect();
         let images = state.x.select(&index)?;
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
-        let distinct = |part: &[u64]| part.iter().collect::<std::collections::BTreeSet<_>>().len();
-        let families = [distinct(&ancestors[..shares[0]]), distinct(&ancestors[shares[0]..])];
         let agreement = agreement::compare(&images, shares[0], &ancestors, state.rng.stream(RELABEL))?;
         let verdict = if agreement.agree() { "agree" } else { "do not agree" };
-        let misfit = problem.median_chi2(&images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
-        let verdict = match misfit {
-            Some((product, chi2)) => format!("{verdict}); DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2}"),
-            None => verdict.into(),
-        };
+        let misfit = populations::misfit(problem, &images)?.map_or_else(String::new, |m| format!("{m}; "));
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
-        let attributes = vec![
-            ("label".into(), format!("{} ({verdict})", self.label())),
+        let mut attributes = vec![
+            ("label".into(), format!("{misfit}{} ({verdict})", self.label())),
             ("log_evidence".into(), pair(state.log_evidence)),
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("rho_first_last".into(), pair([state.ladder[0], rho])),
-            ("particles".into(), state.x.draws().to_string()),
             ("smallest_effective_sample_size".into(), pair(state.smallest_ess)),
             ("final_effective_sample_size".into(), pair(final_ess)),
             ("resamplings".into(), format!("{} {}", state.resamplings[0], state.resamplings[1])),
-            ("distinct_ancestors".into(), format!("{} {}", families[0], families[1])),
-            ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
-            ("populations_draws".into(), format!("{} {}", shares[0], shares[1])),
-            ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
         ];
+        attributes.extend(populations::attributes(state.x.draws(), &ancestors, &agreement));
         let draws = Draws {
             images,
             chains: if shares[0] == shares[1] { 2 } else { 1 },

@@ -1,16 +1,10 @@
 use super::*;
 use crate::testing::{
-    Curved, Opaque, check_moments, g1, g2, golden, golden_problem, likelihood, mean_and_covariance, problem, rows,
+    Curved, Opaque, check_moments, g1, g2, golden, golden_problem, likelihood, mean_and_covariance, problem, rows, run,
 };
 use crate::{Checkpoint, DenseOperator, GaussianMixture, LinearGaussianLikelihood};
 use halation_lapack as _;
 use ndarray::arr2;
-
-fn run(solver: &PnpDm, problem: &Problem, seed: u64, draws: u64) -> Ensemble {
-    let mut state = solver.init(problem, Philox::new(seed), 0..draws).unwrap();
-    while !solver.step(problem, &mut state).unwrap().done() {}
-    solver.finish(problem, state).unwrap()
-}
 
 /// A Gaussian posterior: moments, also with twice the levels, so the anneal is long enough and its length does not matter.
 #[test]
@@ -21,7 +15,7 @@ fn gaussian_posterior_at_any_anneal() {
     let exact = prior.posterior(a.view(), &[0.9], &[0.3]).unwrap();
     let problem = problem(&prior, prior.range(), &likelihood);
     for levels in [60, 120, 240] {
-        let ensemble = run(&PnpDm { levels, ..Default::default() }, &problem, 3, 600);
+        let ensemble = run(&PnpDm { levels, ..Default::default() }, &problem, 3, 0..600);
         check_moments(&ensemble, &exact, 400.0, &format!("{levels} levels"));
     }
 }
@@ -34,7 +28,7 @@ fn mixture_posterior_weights() {
     let likelihood = likelihood(&a, &[0.4], 0.3);
     let exact = prior.posterior(a.view(), &[0.4], &[0.3]).unwrap();
     let problem = problem(&prior, prior.range(), &likelihood);
-    let ensemble = run(&PnpDm::default(), &problem, 0, 1000);
+    let ensemble = run(&PnpDm::default(), &problem, 0, 0..1000);
     let mut shares = [0.0; 3];
     for x in rows(&ensemble) {
         let distance = |k: usize| (0..2).map(|i| (x[i] - exact.means[(k, i)]).powi(2)).sum::<f64>();
@@ -56,7 +50,7 @@ fn mixture_only_through_the_trait_and_any_batch() {
     let solver = PnpDm { levels: 20, ..Default::default() };
     let images = |prior: &dyn halation_nn::Denoiser, threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run(&solver, &problem(prior, [-2.0, 2.0], &likelihood), 5, 20).images)
+        pool.install(|| run(&solver, &problem(prior, [-2.0, 2.0], &likelihood), 5, 0..20).images)
     };
     let plain = images(&prior, 1);
     assert_eq!(plain, images(&Opaque(&prior), 1));
@@ -71,7 +65,7 @@ fn checkpoint_continues_to_the_same_bits() {
     let likelihood = likelihood(&a, &[0.4], 0.3);
     let problem = problem(&prior, prior.range(), &likelihood);
     let solver = PnpDm { levels: 12, settle: 3, resample_below: 0.95, ..Default::default() };
-    let whole = run(&solver, &problem, 1, 20);
+    let whole = run(&solver, &problem, 1, 0..20);
     for stop in [1, 7, 14] {
         let mut state = solver.init(&problem, Philox::new(1), 0..20).unwrap();
         (0..stop).for_each(|_| assert!(!solver.step(&problem, &mut state).unwrap().done()));
@@ -116,7 +110,7 @@ fn golden_fourier_problem() {
     let likelihood = LinearGaussianLikelihood::new(operator, file.y.to_vec(), file.sigma.to_vec()).unwrap();
     let exact = prior.posterior(file.a.view(), &file.y.to_vec(), &file.sigma.to_vec()).unwrap();
     let problem = problem(&prior, prior.range(), &likelihood);
-    let ensemble = run(&PnpDm::default(), &problem, 0, 64);
+    let ensemble = run(&PnpDm::default(), &problem, 0, 0..64);
     let x = rows(&ensemble);
     let (mean, covariance) = mean_and_covariance(&x);
     let expected = exact.covariance();

@@ -1,0 +1,62 @@
+//! What solvers with two populations that never meet have in common.
+
+use crate::agreement::Agreement;
+use crate::{Error, Problem, Result};
+use halation_compute::Tensor;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// A median reduced chi2 above this is said in the label.
+const LARGEST_CHI2: f64 = 2.0;
+
+/// Particles of both populations together, an even number, where `wanted` are enough for `draws`.
+pub(crate) fn particles(wanted: usize, draws: usize) -> Result<usize> {
+    if draws == 0 {
+        return Err(Error::Invalid("0 draws were asked for; expected at least one".into()));
+    }
+    if wanted < draws.max(4) {
+        return Err(Error::Invalid(format!(
+            "a population of {wanted} particles for {draws} draws; expected at least as many particles as draws, and four"
+        )));
+    }
+    Ok(wanted.next_multiple_of(2))
+}
+
+/// Draws of a population hang together, so that a part of them cannot be made alone.
+pub(crate) fn whole(solver: &str, draws: &Range<u64>) -> Result<()> {
+    if draws.start == 0 {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "{solver} draws from one population, which has no parts: start at draw 0 and use another seed for more"
+    )))
+}
+
+/// How many draws each population gives.
+pub(crate) fn shares(draws: usize) -> [usize; 2] {
+    [draws.div_ceil(2), draws / 2]
+}
+
+/// The number of different values.
+pub(crate) fn distinct(values: &[u64]) -> usize {
+    values.iter().collect::<BTreeSet<_>>().len()
+}
+
+/// What every output says of its populations: `ancestors` are those of the draws, the first population's share first.
+pub(crate) fn attributes(particles: usize, ancestors: &[u64], agreement: &Agreement) -> Vec<(String, String)> {
+    let [first, second] = shares(ancestors.len());
+    let (a, b) = ancestors.split_at(first);
+    vec![
+        ("particles".into(), particles.to_string()),
+        ("distinct_ancestors".into(), format!("{} {}", distinct(a), distinct(b))),
+        ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
+        ("populations_draws".into(), format!("{first} {second}")),
+        ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
+    ]
+}
+
+/// The sentence for a label where `images` miss the data by far more than the noise.
+pub(crate) fn misfit(problem: &Problem, images: &Tensor) -> Result<Option<String>> {
+    let worst = problem.median_chi2(images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
+    Ok(worst.map(|(product, chi2)| format!("DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2})")))
+}
