@@ -34,7 +34,7 @@ done
 # What is no ring, with the coverage and noise of 6 April, simulated gains and phases, and default settings, in the image's own field.
 for source in "disk 0" "disk 1" "disk 3" "core-jet 2" "double 0" "double 2"; do
   read -r family index <<< "$source"
-  name=$family-$index folder="$work/sources-$family-$index"
+  name=$family-$index-096 folder="$work/sources-096-$family-$index"
   if [ ! -f "$folder/seen.uvfits" ]; then
     "$halation" simulate sources --family "$family" --seed 11 --start "$index" -n 1 -o "$folder" --force
     "$halation" simulate vlbi --image "$folder/source_$(printf %06d "$index").fits" --like "$m87/SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits" \

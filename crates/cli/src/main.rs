@@ -22,7 +22,7 @@ struct Cli {
     /// Threads [default: what affinity and cgroup quota allow]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
-    /// Instruction set of the CPU kernels, portable, avx2 or avx512, to repeat a run of another processor to the same bits [default: the best one]
+    /// Instruction set of the network's kernels: portable, avx2 or avx512, so that a network call has the bits of another processor [default: the best one]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = cpu_level)]
     cpu_level: Option<CpuLevel>,
     #[command(subcommand)]

@@ -116,7 +116,7 @@ impl Solver for Dps {
         Ok(Plan {
             particles: draws,
             steps: LEVELS,
-            network_evaluations: 3 * LEVELS as u64,
+            network_evaluations: 2 * LEVELS as u64,
             memory_bytes: draws as u64 * problem.len() as u64 * 4 * 8,
         })
     }
@@ -181,7 +181,7 @@ impl Solver for Dps {
             stage: "diffusion",
             step: state.step,
             total: LEVELS,
-            network_evaluations: 3 * state.step as u64,
+            network_evaluations: 2 * state.step as u64,
             // Before the image has formed its fit says nothing; the denoised image's is what the step looks at.
             reduced_chi2: problem.median_chi2(if t == 0.0 { &state.x } else { &d })?,
             effective_samples: None,
@@ -190,7 +190,7 @@ impl Solver for Dps {
 
     fn finish(&self, problem: &Problem, state: DpsState) -> Result<Ensemble> {
         let draws = Draws {
-            network_evaluations: 3 * state.step as u64,
+            network_evaluations: 2 * state.step as u64,
             images: state.x,
             chains: 1,
             stats: Vec::new(),

@@ -1,4 +1,4 @@
-//! What solvers with two populations that never meet have in common.
+//! What solvers with two populations have in common.
 
 use crate::agreement::Agreement;
 use crate::{Error, Problem, Result};
@@ -42,21 +42,26 @@ pub(crate) fn distinct(values: &[u64]) -> usize {
     values.iter().collect::<BTreeSet<_>>().len()
 }
 
-/// What every output says of its populations: `ancestors` are those of the draws, the first population's share first.
-pub(crate) fn attributes(particles: usize, ancestors: &[u64], agreement: &Agreement) -> Vec<(String, String)> {
+/// What every output says of its populations: `ancestors` are those of the draws, the first population's share first; without an `agreement`
+/// the populations were not compared.
+pub(crate) fn attributes(particles: usize, ancestors: &[u64], agreement: Option<&Agreement>) -> Vec<(String, String)> {
     let [first, second] = shares(ancestors.len());
     let (a, b) = ancestors.split_at(first);
-    vec![
+    let mut out = vec![
         ("particles".into(), particles.to_string()),
         ("distinct_ancestors".into(), format!("{} {}", distinct(a), distinct(b))),
-        ("populations_statistic".into(), format!("{:.6} along {} directions", agreement.statistic, agreement.directions)),
         ("populations_draws".into(), format!("{first} {second}")),
-        ("populations_p_value".into(), format!("{:.4}", agreement.p_value)),
-    ]
+    ];
+    if let Some(agreement) = agreement {
+        let statistic = format!("{:.6} along {} directions", agreement.statistic, agreement.directions);
+        out.push(("populations_statistic".into(), statistic));
+        out.push(("populations_p_value".into(), format!("{:.4}", agreement.p_value)));
+    }
+    out
 }
 
 /// The sentence for a label where `images` miss the data by far more than the noise.
 pub(crate) fn misfit(problem: &Problem, images: &Tensor) -> Result<Option<String>> {
-    let worst = problem.median_chi2(images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
-    Ok(worst.map(|(product, chi2)| format!("DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2})")))
+    let far = problem.median_chi2(images)?.into_iter().find(|(_, chi2)| *chi2 > LARGEST_CHI2);
+    Ok(far.map(|(product, chi2)| format!("DOES NOT FIT THE DATA (median reduced chi2 of {product} is {chi2:.2})")))
 }

@@ -57,7 +57,7 @@ pub struct Plan {
     pub particles: usize,
     /// Steps in all.
     pub steps: usize,
-    /// Network evaluations of one particle in all (a vector-Jacobian product counts as two).
+    /// Network evaluations of one particle in all (a vector-Jacobian product counts as one more).
     pub network_evaluations: u64,
     /// Bytes of the state and of one step's work, without the network's.
     pub memory_bytes: u64,

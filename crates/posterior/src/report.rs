@@ -226,7 +226,7 @@ fn caveats(e: &Ensemble, summary: &Summary) -> String {
     } else {
         format!("Calibration, in the solver's words: \u{201c}{label}\u{201d}.")
     });
-    if ["do not agree", "disagree", "NOTHING THAT FITS AS WELL"].iter().any(|sign| label.contains(sign)) {
+    if ["do not agree", "disagree", "NOTHING AS GOOD"].iter().any(|sign| label.contains(sign)) {
         notes.push("Two independent populations of the sampler did not find the same images: the relative probability of qualitatively different images is not established. Run with a larger --population and more --levels before quoting it.".into());
     }
     if summary.lower_level > 0.05 {

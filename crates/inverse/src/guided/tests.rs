@@ -107,6 +107,58 @@ fn choices_drop_what_the_data_rule_out() {
     assert!(state.ancestors.iter().all(|a| *a < 2) && state.lost == Some(1), "{:?}", state.ancestors);
 }
 
+/// Images that fit alike: the prior is heard only where it speaks beyond its slack.
+#[test]
+fn the_prior_rules_out_what_it_does_not_know() {
+    let prior = g1();
+    let a = arr2(&[[1.0, 0.0]]);
+    let likelihood = likelihood(&a, &[0.3], 0.3);
+    let problem = problem(&prior, [-1.0, 1.0], &likelihood);
+    let solver = Guided { levels: 24, restarts: 1, population: Some(4) };
+    let mut state = solver.init(&problem, Philox::new(1), 0..4).unwrap();
+    state.x = Tensor::from_vec(&[4, 1, 1, 2], vec![0.3, -0.2, 0.3, 4.0, 0.3, -2.0, 0.3, 40.0]).unwrap();
+    let judged = judge(&problem, &state, &[-1.0; 4]).unwrap();
+    assert_eq!(judged.scores[..3], [-1.0; 3]);
+    let short = judged.log_prior[0] - judged.log_prior[3];
+    assert!(short > 500.0 && (judged.scores[3] + 1.0 + short - PRIOR_SLACK).abs() < 1e-9, "{:?}", judged.log_prior);
+    assert!(judged.log_prior[1] < judged.log_prior[0] - 1.0, "{:?}", judged.log_prior);
+}
+
+/// A population that is lost before the last descent still has its own draws after it; one that is lost there has the other's. Both are said.
+#[test]
+fn a_lost_population_is_said() {
+    let prior = g1();
+    let a = arr2(&[[1.0, 0.5]]);
+    let likelihood = likelihood(&a, &[0.9], 0.3);
+    let problem = problem(&prior, [-1.0, 1.0], &likelihood);
+    let solver = Guided { levels: 24, restarts: 1, population: Some(8) };
+    for lost_at_the_end in [false, true] {
+        let mut state = solver.init(&problem, Philox::new(1), 0..8).unwrap();
+        while !solver.step(&problem, &mut state).unwrap().done() {}
+        let mut expected = [0, 1, 2, 3, 4, 5, 6, 7];
+        if lost_at_the_end {
+            state.x.data_mut()[8..].fill(30.0);
+            expected = [0, 1, 2, 3, 0, 1, 2, 3];
+        } else {
+            state.lost = Some(1);
+        }
+        let images: Vec<f32> = expected.iter().flat_map(|i| state.x.item(*i).to_vec()).collect();
+        let ensemble = solver.finish(&problem, state).unwrap();
+        assert_eq!(ensemble.images.iter().copied().collect::<Vec<_>>(), images, "{lost_at_the_end}");
+        assert!(ensemble.attributes["label"].starts_with("ONE OF TWO POPULATIONS"), "{:?}", ensemble.attributes);
+        assert!(!ensemble.attributes.contains_key("populations_p_value"));
+    }
+}
+
+/// What `--dry-run` prints: start, denoising errors, two calls a level, and twelve pairs for each of four choices.
+#[test]
+fn cost_is_known_before() {
+    let prior = g1();
+    let likelihood = likelihood(&arr2(&[[1.0, 0.5]]), &[0.9], 0.3);
+    let plan = Guided::default().plan(&problem(&prior, prior.range(), &likelihood), 20).unwrap();
+    assert_eq!((plan.particles, plan.steps, plan.network_evaluations), (24, 310, 35 + 12 + 620 + 4 * 24));
+}
+
 /// Levels fall within each descent, begin and end where they should, and are as many as asked for.
 #[test]
 fn ladder_covers_every_descent() {

@@ -324,7 +324,7 @@ impl Solver for PnpDm {
             ("final_effective_sample_size".into(), pair(final_ess)),
             ("resamplings".into(), format!("{} {}", state.resamplings[0], state.resamplings[1])),
         ];
-        attributes.extend(populations::attributes(state.x.draws(), &ancestors, &agreement));
+        attributes.extend(populations::attributes(state.x.draws(), &ancestors, Some(&agreement)));
         let draws = Draws {
             images,
             chains: if shares[0] == shares[1] { 2 } else { 1 },

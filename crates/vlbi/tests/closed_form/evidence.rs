@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const OBSERVATIONS: u64 = 100;
-/// Few an observation: what counts is the number of observations, and particles do not know of each other while all stand.
+/// Few an observation, from as many particles: what counts is the number of observations.
 const DRAWS: u64 = 8;
 const LEVELS: [f64; 4] = [0.5, 0.8, 0.9, 0.95];
 const REPLICATES: usize = 2000;
@@ -128,7 +128,7 @@ fn coverage_of_a_hundred_observations() {
     let tree = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let work = std::env::var_os("HALATION_PROOF")
         .map_or_else(|| tree.join("proof-output"), |p| tree.join(p))
-        .join("vlbi-closed-form-guided");
+        .join(format!("vlbi-closed-form-guided-{DRAWS}-draws"));
     std::fs::create_dir_all(&work).unwrap();
     let prior = Prior::new();
     // One factorisation serves all: uv and sigma are the observation's own, whatever the sky.
