@@ -37,7 +37,6 @@ pub struct VlbiLikelihood {
     /// Length of that response: 1 / standard deviation of ln F.
     scale_response: f64,
     gram: OnceLock<(Array2<f64>, Array2<f64>)>,
-    squares: OnceLock<(Array2<f64>, Array2<f64>)>,
     operator: Option<VisibilityOperator>,
 }
 
@@ -65,7 +64,6 @@ impl VlbiLikelihood {
             free_scale: None,
             scale_response: 0.0,
             gram: OnceLock::new(),
-            squares: OnceLock::new(),
             operator: None,
         };
         let open_amplitudes = matches!(settings.data, DataProducts::AmplitudesAndClosures | DataProducts::Visibilities);
@@ -118,22 +116,6 @@ impl VlbiLikelihood {
     /// A A^T of the Fourier map (real and imaginary block), computed at first use.
     pub(crate) fn fourier_gram(&self) -> &(Array2<f64>, Array2<f64>) {
         self.gram.get_or_init(|| self.fourier.gram())
-    }
-
-    /// Covariances of Re n^2 and of Im n^2 between visibilities for white noise in every pixel of u, n the noise of a visibility, in units of their
-    /// mean variance. With K = E[n_i conj(n_j)] and P = E[n_i n_j], both real, they are K^2 + P^2 and K^2 - P^2 (Isserlis).
-    pub(crate) fn squares(&self) -> &(Array2<f64>, Array2<f64>) {
-        self.squares.get_or_init(|| {
-            let (cos, sin) = self.fourier_gram();
-            let variance = (cos + sin).diag().to_owned();
-            let square = |sign: f64| {
-                Array2::from_shape_fn(cos.raw_dim(), |at| {
-                    let (k, p) = (cos[at] + sin[at], cos[at] - sin[at]);
-                    (k * k + sign * p * p) / (variance[at.0] * variance[at.1])
-                })
-            };
-            (square(1.0), square(-1.0))
-        })
     }
 
     /// The whitened residual of the image u, with the model visibilities it stands on.

@@ -1,6 +1,6 @@
 use crate::testing::{crescent, grid, observe, tracks};
 use crate::{
-    DataProducts, FluxScale, GainPrior, ImageGrid, LikelihoodSettings, Observation, PrepareSettings, Prepared, PriorUnits, Pulse,
+    DataProducts, FluxScale, GainPrior, LikelihoodSettings, Observation, PrepareSettings, Prepared, PriorUnits, Pulse,
     VlbiLikelihood, prepare,
 };
 use halation_compute::{Philox, Tensor};
@@ -297,52 +297,6 @@ fn the_linear_gaussian_view_is_the_same_likelihood() {
         assert!((a - b).abs() < 1e-5 * norm, "{a} {b}");
     }
     assert!(VlbiLikelihood::new(&p, grid(N), &LikelihoodSettings::default()).unwrap().linear_gaussian().is_none());
-}
-
-/// What the linearisation leaves out under noise in the image, sampled: the even part of r(z + h) about z. The noise is at most a tenth of a
-/// visibility, so that terms of fourth order are some per cent; neighbours that are taken as independent would make sums over data several times
-/// too quiet. In the small field the noise of a visibility is hardly circular, so that the sign of P shows.
-#[test]
-fn squares_of_the_noise_have_the_stated_covariance() {
-    let small = ImageGrid::new(N, 0.2 * grid(N).fov_rad).unwrap();
-    for (grid, data) in
-        [(grid(N), DataProducts::Closures), (grid(N), DataProducts::AmplitudesAndClosures), (small, DataProducts::Closures)]
-    {
-        let mut seen = tracks(6, 2, 3);
-        observe(&mut seen, grid, &crescent(grid), 30.0, 5);
-        let prepared = prepare(&seen, &thermal_only()).unwrap();
-        let l = VlbiLikelihood::new(&prepared, grid, &LikelihoodSettings { data, ..Default::default() }).unwrap();
-        let scale = l.settings().units.scale;
-        let z: Vec<f32> = crescent(grid).into_iter().map(|u| ((u - l.settings().units.offset) / scale) as f32).collect();
-        let (re, im) = l.fourier().forward(&l.settings().units.image(&z));
-        let (cos, sin) = l.fourier_gram();
-        let relative = (0..re.len()).map(|k| 0.5 * scale * scale * (cos[[k, k]] + sin[[k, k]]) / (re[k] * re[k] + im[k] * im[k]));
-        let rho = (0.01 / relative.fold(0.0, f64::max)).sqrt();
-        let noisy = l.residual_under_noise(&z, rho).unwrap().unwrap();
-        let stated = noisy.covariance(rho) - noisy.gram() * (rho * rho);
-        let value = |z: &[f32]| l.residual(z).unwrap().unwrap().value().to_vec();
-        let at = value(&z);
-        let rows = at.len();
-        let mut random = Philox::new(3).sequence(0, 0);
-        let mut directions: Vec<Vec<f64>> = (0..3).map(|_| (0..rows).map(|_| random.normal()).collect()).collect();
-        directions.push(vec![1.0; rows]);
-        let draws = 3000;
-        let mut moments = vec![(0.0, 0.0); directions.len()];
-        for _ in 0..draws {
-            let h: Vec<f32> = z.iter().map(|_| (rho * random.normal()) as f32).collect();
-            let shifted = |sign: f32| value(&z.iter().zip(&h).map(|(z, h)| z + sign * h).collect::<Vec<_>>());
-            let (plus, minus) = (shifted(1.0), shifted(-1.0));
-            for (moments, w) in moments.iter_mut().zip(&directions) {
-                let even: f64 = (0..rows).map(|r| w[r] * (0.5 * (plus[r] + minus[r]) - at[r])).sum();
-                *moments = (moments.0 + even / draws as f64, moments.1 + even * even / draws as f64);
-            }
-        }
-        for ((mean, square), w) in moments.into_iter().zip(&directions) {
-            let w = ndarray::ArrayView1::from(w);
-            let ratio = (square - mean * mean) / w.dot(&stated.dot(&w));
-            assert!((ratio - 1.0).abs() < 0.2, "{data:?}, field {}: sampled over stated variance {ratio}", grid.fov_rad);
-        }
-    }
 }
 
 #[test]

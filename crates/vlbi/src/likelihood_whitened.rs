@@ -6,7 +6,6 @@ use crate::likelihood::Evaluation;
 use halation_inverse::Whitened;
 use ndarray::{Array2, s};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// r(z) and J = dr/dz = P R A du/dz: R is block diagonal over integrations, A the Fourier map, P the projection that takes out a
 /// free flux scale. No matrix has the size of the image.
@@ -67,10 +66,37 @@ impl Whitened for Linearised<'_> {
 
     fn gram(&self) -> Array2<f64> {
         let likelihood = self.likelihood;
+        let (cos, sin) = likelihood.fourier_gram();
+        let terms = likelihood.terms();
+        let rows = self.at.residual.len();
         let scale = likelihood.settings().units.scale.powi(2);
-        let blocks: Vec<_> = self.blocks.iter().map(|b| (&b.re, &b.im)).collect();
-        let mut gram = self.sandwich(&blocks, likelihood.fourier_gram());
-        gram.iter_mut().for_each(|v| *v *= scale);
+        // Row block p of R A A^T R^T, its columns only up to block p: the rest follows by symmetry.
+        let strips: Vec<Array2<f64>> = (0..terms.len())
+            .into_par_iter()
+            .map(|p| {
+                let range = terms[p].range.clone();
+                let end = terms[p].range.end;
+                let re = self.blocks[p].re.dot(&cos.slice(s![range.clone(), ..end]));
+                let im = self.blocks[p].im.dot(&sin.slice(s![range, ..end]));
+                let mut strip = Array2::zeros((terms[p].rows().len(), terms[p].rows().end));
+                for (term, block) in terms.iter().zip(&self.blocks).take(p + 1) {
+                    let columns = term.range.clone();
+                    let product =
+                        re.slice(s![.., columns.clone()]).dot(&block.re.t()) + im.slice(s![.., columns]).dot(&block.im.t());
+                    strip.slice_mut(s![.., term.rows()]).assign(&product);
+                }
+                strip
+            })
+            .collect();
+        let mut gram = Array2::zeros((rows, rows));
+        for (term, strip) in terms.iter().zip(&strips) {
+            for (r, row) in term.rows().enumerate() {
+                for column in 0..=row {
+                    gram[[row, column]] = scale * strip[[r, column]];
+                    gram[[column, row]] = gram[[row, column]];
+                }
+            }
+        }
         if let Some(direction) = self.along_sum() {
             self.add_sum_terms(&mut gram, &direction, scale);
         }
@@ -80,31 +106,27 @@ impl Whitened for Linearised<'_> {
         gram
     }
 
-    /// ln(V + n) - ln V = n/V - (n/V)^2/2 + ...: the noise n of two visibilities is as alike as their Fourier rows, its square as their products are
-    /// (`Likelihood::squares`), so that neighbours in the uv plane share what the linearisation leaves out.
+    /// ln(V + n) - ln V = n/V - (n/V)^2/2 + ...: the square has variance v^2 in real and imaginary part, v that of n/V in each. It differs between
+    /// visibilities where the linear term is the same for neighbours, so it is taken as independent.
     fn covariance(&self, rho: f64) -> Array2<f64> {
         let mut covariance = self.gram();
         covariance.iter_mut().for_each(|v| *v *= rho * rho);
         if self.at.second_order.is_empty() {
             return covariance;
         }
-        // Responses to the real and the imaginary part of n^2, of unit variance each: V takes up sd conj(V) n^2.
-        let along = |part: [&Array2<f64>; 2], range: Range<usize>, sign: f64| {
-            Array2::from_shape_fn(part[0].raw_dim(), |(r, k)| {
-                let at = range.start + k;
-                let (re, im) = (self.at.re[at], self.at.im[at]);
-                self.at.second_order[at].sqrt() * (part[0][[r, k]] * re + sign * part[1][[r, k]] * im)
-            })
-        };
-        let blocks: Vec<(Array2<f64>, Array2<f64>)> = self
-            .likelihood
-            .terms()
-            .iter()
-            .zip(&self.blocks)
-            .map(|(term, b)| (along([&b.re, &b.im], term.range.clone(), -1.0), along([&b.im, &b.re], term.range.clone(), 1.0)))
-            .collect();
-        let blocks: Vec<_> = blocks.iter().map(|b| (&b.0, &b.1)).collect();
-        let mut rest = self.sandwich(&blocks, self.likelihood.squares());
+        let mut rest = Array2::zeros(covariance.raw_dim());
+        for (term, block) in self.likelihood.terms().iter().zip(&self.blocks) {
+            let mut along = Array2::zeros((term.rows().len(), 2 * term.range.len()));
+            for (k, at) in term.range.clone().enumerate() {
+                let (re, im, sd) = (self.at.re[at], self.at.im[at], self.at.second_order[at].sqrt());
+                for r in 0..term.rows().len() {
+                    let (a, b) = (block.re[[r, k]], block.im[[r, k]]);
+                    along[[r, 2 * k]] = sd * (a * re + b * im);
+                    along[[r, 2 * k + 1]] = sd * (b * re - a * im);
+                }
+            }
+            rest.slice_mut(s![term.rows(), term.rows()]).assign(&along.dot(&along.t()));
+        }
         if let Some(direction) = self.likelihood.free_scale() {
             project_both_sides(&mut rest, direction);
         }
@@ -113,39 +135,6 @@ impl Whitened for Linearised<'_> {
 }
 
 impl Linearised<'_> {
-    /// X C X^T + Y S Y^T for X, Y block diagonal over integrations.
-    fn sandwich(&self, blocks: &[(&Array2<f64>, &Array2<f64>)], (c, s): &(Array2<f64>, Array2<f64>)) -> Array2<f64> {
-        let terms = self.likelihood.terms();
-        let rows = self.at.residual.len();
-        // One row block, its columns only up to its own: the rest follows by symmetry.
-        let strips: Vec<Array2<f64>> = (0..terms.len())
-            .into_par_iter()
-            .map(|p| {
-                let range = terms[p].range.clone();
-                let end = terms[p].range.end;
-                let x = blocks[p].0.dot(&c.slice(s![range.clone(), ..end]));
-                let y = blocks[p].1.dot(&s.slice(s![range, ..end]));
-                let mut strip = Array2::zeros((terms[p].rows().len(), terms[p].rows().end));
-                for (term, block) in terms.iter().zip(blocks).take(p + 1) {
-                    let columns = term.range.clone();
-                    let product = x.slice(s![.., columns.clone()]).dot(&block.0.t()) + y.slice(s![.., columns]).dot(&block.1.t());
-                    strip.slice_mut(s![.., term.rows()]).assign(&product);
-                }
-                strip
-            })
-            .collect();
-        let mut full = Array2::zeros((rows, rows));
-        for (term, strip) in terms.iter().zip(&strips) {
-            for (r, row) in term.rows().enumerate() {
-                for column in 0..=row {
-                    full[[row, column]] = strip[[r, column]];
-                    full[[column, row]] = full[[row, column]];
-                }
-            }
-        }
-        full
-    }
-
     /// With J = (R A + d 1^T) du/dz the products with the image of ones join: R A 1 d^T + d (R A 1)^T + n^2 d d^T.
     fn add_sum_terms(&self, gram: &mut Array2<f64>, d: &[f64], scale: f64) {
         let ones = self.likelihood.fourier().ones();

@@ -1,12 +1,13 @@
 //! `guided`: reverse diffusion guided by the data, with restarts.
 //!
 //! Prior samples are noised and led down the noise levels again, their denoised images pulled towards the data at each level (see `step`). The
-//! first descent leaves part of them in wrong structures: such that do not fit, and such that fit as no image of the prior would. So at its end,
-//! where log p(data | state) can be trusted, states that it or the prior rules out are dropped, the others copied in their place, noised again to a level at which their structure is kept in the rough alone,
+//! first descent leaves part of them in wrong structures. So at its end, where log p(data | state) can be trusted, states that it
+//! rules out are dropped, the others copied in their place, noised again to a level at which their structure is kept in the rough alone,
 //! and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step exact, noising and descending would leave
 //! the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the few images that lost their way.
 //!
-//! Two populations are compared with each other; they meet only where one has found nothing as good as the other, and then are not.
+//! Two populations are compared with each other; they meet only where one has found nothing that fits as well as the other, and then are not. Draws that
+//! fit as no image of the prior would are counted in the label.
 
 mod plausibility;
 mod state;
@@ -63,11 +64,12 @@ const BOTTOM: f64 = 0.05;
 /// Levels at which the denoising error is measured, and prior samples on which.
 const NODES: usize = 12;
 const TRUTHS: usize = 16;
-/// Differences of the log prior up to this are left to the descents, which have them already, and to the network's own error: among images of M87* that fit
-/// alike they reach 60. Structures that no image of the prior has fall short by hundreds.
-const PRIOR_SLACK: f64 = 100.0;
+/// Draws the log prior of which falls short of that of every prior sample by more than this are unlike the prior. Among images of M87* that fit alike it
+/// differs by 60; structures that wrong descents have forced fall short by hundreds.
+const UNLIKE: f64 = 100.0;
 /// At the end, what falls short by this many times what it may at a choice is left out.
 const FINAL: f64 = 2.0;
+
 impl Guided {
     fn particles(&self, draws: usize) -> Result<usize> {
         let particles = populations::particles(self.population.unwrap_or_else(|| draws.max(24)), draws)?;
@@ -82,9 +84,9 @@ impl Guided {
         Ok(particles)
     }
 
-    /// Network calls of a particle, of which a pullback counts as one more.
-    fn evaluations(&self, steps: usize, choices: usize) -> u64 {
-        START_CALLS + (NODES + 2 * steps) as u64 + choices as u64 * plausibility::CALLS
+    /// Network calls of a particle until `steps` are done, with those at the start and the end; a pullback counts as one more.
+    fn evaluations(&self, steps: usize) -> u64 {
+        START_CALLS + (NODES + 2 * steps) as u64 + 2 * plausibility::CALLS
     }
 
     /// All levels, descent after descent, each geometric and all with about the same ratio; and the last index of every descent.
@@ -161,12 +163,7 @@ impl Solver for Guided {
         let m = problem.likelihood.residual(&image)?.map_or(0, |at| at.value().len()) as u64;
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
-        Ok(Plan {
-            particles,
-            steps: self.levels,
-            network_evaluations: self.evaluations(self.levels, self.restarts + 1),
-            memory_bytes,
-        })
+        Ok(Plan { particles, steps: self.levels, network_evaluations: self.evaluations(self.levels), memory_bytes })
     }
 
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<GuidedState> {
@@ -181,6 +178,7 @@ impl Solver for Guided {
         let truths = truths.select(&(0..TRUTHS).collect::<Vec<_>>())?;
         let (top, low) = (ladder[0], 0.1 * ladder[ladder.len() - 1]);
         let nodes = geometric(top, low, NODES);
+        let known = log_prior(problem, &truths, [TOP, BOTTOM], rng.stream(PRIOR))?.into_iter().fold(f64::INFINITY, f64::min);
         let errors = denoising_errors(problem, &truths, &nodes, rng.stream(ERRORS))?;
         let noise = rng.stream(NOISE).normal(0..particles as u64, 0, &problem.prior.item_shape())?;
         let z = x.data().iter().zip(noise.data()).map(|(x, e)| x + top as f32 * e).collect();
@@ -197,6 +195,7 @@ impl Solver for Guided {
             nodes,
             errors,
             curvature,
+            known,
             fewest_kept: [particles / 2; 2],
             lost: None,
             basis: None,
@@ -237,8 +236,8 @@ impl Solver for Guided {
         } else if state.ends[descent] == k {
             state.x = guided.denoised;
             let last = descent + 2 == state.ends.len();
-            let judged = judge(problem, state, &guided.log_likelihood)?;
-            self.choose(state, &judged.scores, judged.shortfall, last)?;
+            let shortfall = shortfall(problem, state)?;
+            self.choose(state, &guided.log_likelihood, shortfall, last)?;
             if last {
                 // The curvature where the data have had their say may differ from that at prior samples.
                 let (last, curvature) = self.last_level(problem, &state.x)?;
@@ -268,7 +267,7 @@ impl Solver for Guided {
             stage: if descent == 0 { "descent" } else { "restart" },
             step: state.step,
             total: state.ladder.len(),
-            network_evaluations: self.evaluations(state.step, state.ends.iter().filter(|end| **end < state.step).count()),
+            network_evaluations: self.evaluations(state.step),
             reduced_chi2: problem.median_chi2(&state.x)?,
             effective_samples: None,
         })
@@ -278,8 +277,7 @@ impl Solver for Guided {
         let draws = state.draws as usize;
         let shares = populations::shares(draws);
         let log_likelihood: Vec<f64> = problem.likelihood.neg_log_and_grad(&state.x)?.0.iter().map(|v| -v).collect();
-        let judged = judge(problem, &state, &log_likelihood)?;
-        let (kept, lost_now) = standing(&judged.scores, FINAL * judged.shortfall, true);
+        let (kept, lost_now) = standing(&log_likelihood, FINAL * shortfall(problem, &state)?, true);
         let lost = state.lost.or(lost_now);
         // Evenly from those that stand: copies of one state stand side by side. Both shares are of the same particles where a population is lost.
         let (of, offsets) = if lost_now.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
@@ -302,24 +300,29 @@ impl Solver for Guided {
         };
         // What a user must not miss comes first.
         let verdict = match &agreement {
-            None => "ONE OF TWO POPULATIONS FOUND NOTHING AS GOOD, so that the other's structure is not confirmed",
+            None => "ONE OF TWO POPULATIONS FOUND NOTHING THAT FITS AS WELL, so that the other's structure is not confirmed",
             Some(agreement) if agreement.agree() => "two populations agree",
             Some(_) => "two populations do not agree: THE SPREAD SHOWN IS TOO SMALL",
         };
         let misfit = populations::misfit(problem, &images)?.map_or_else(String::new, |m| format!("{m}; "));
+        let log_prior = log_prior(problem, &images, [TOP, BOTTOM], state.rng.stream(PRIOR))?;
+        let unlike = log_prior.iter().filter(|p| **p < state.known - UNLIKE).count();
+        let unlike =
+            if unlike == 0 { String::new() } else { format!("{unlike} of {draws} draws ARE UNLIKE ANY IMAGE OF THE PRIOR; ") };
         let repeated = if repeats == 0 { String::new() } else { format!("; {repeats} of {draws} draws repeat others") };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let mut attributes = vec![
-            ("label".into(), format!("{misfit}{verdict}{repeated}; {}", self.label())),
+            ("label".into(), format!("{misfit}{unlike}{verdict}{repeated}; {}", self.label())),
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("sigma_first_last".into(), pair([state.ladder[0], state.ladder[state.ladder.len() - 1]])),
+            ("lowest_log_prior_of_prior_samples".into(), format!("{:.3}", state.known)),
             ("fewest_states_kept".into(), format!("{} {}", state.fewest_kept[0], state.fewest_kept[1])),
         ];
         attributes.extend(populations::attributes(state.x.draws(), &ancestors, agreement.as_ref()));
         let draws = Draws {
             images,
             chains: if shares[0] == shares[1] { 2 } else { 1 },
-            network_evaluations: self.evaluations(state.step, state.ends.len()),
+            network_evaluations: self.evaluations(state.step),
             stats: vec![
                 (
                     "ancestor".into(),
@@ -329,7 +332,7 @@ impl Solver for Guided {
                 (
                     "log_prior".into(),
                     format!("log prior of the image between noise levels of {TOP} and {BOTTOM} pixel ranges, up to a constant"),
-                    index.iter().map(|i| judged.log_prior[*i]).collect(),
+                    log_prior,
                 ),
             ],
             attributes,
@@ -338,42 +341,30 @@ impl Solver for Guided {
     }
 }
 
-/// What data and prior say of every particle.
-struct Judged {
-    log_prior: Vec<f64>,
-    /// Log-likelihood, less what the log prior falls short of the best by more than [`PRIOR_SLACK`].
-    scores: Vec<f64>,
-    /// How far a score may fall short of the best: two standard deviations of chi2, which is twice the log-likelihood; few data have wider tails.
-    shortfall: f64,
-}
-
-/// The prior is asked of the guided images, where the pull of the data shows; a denoised image alone always looks natural.
-fn judge(problem: &Problem, state: &GuidedState, log_likelihood: &[f64]) -> Result<Judged> {
-    let log_prior = log_prior(problem, &state.x, [TOP, BOTTOM], state.rng.stream(PRIOR))?;
-    let best = log_prior.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let scores = log_likelihood.iter().zip(&log_prior).map(|(l, p)| l + (p - best + PRIOR_SLACK).min(0.0)).collect();
+/// Two standard deviations of chi2, which is twice the log-likelihood; few data have wider tails.
+fn shortfall(problem: &Problem, state: &GuidedState) -> Result<f64> {
     let data = problem.likelihood.residual(state.x.item(0))?.map_or(0, |at| at.value().len());
-    Ok(Judged { log_prior, scores, shortfall: (2.0 * data as f64).sqrt().max(8.0) })
+    Ok((2.0 * data as f64).sqrt().max(8.0))
 }
 
-/// Which particles stand: those whose score falls short of the best of their population by no more than `shortfall`. Where
+/// Which particles stand: those whose log-likelihood falls short of the best of their population by no more than `shortfall`. Where
 /// the populations are to `meet`, one that has nothing as good as the other (by the same measure) is lost: the other's stand in both places.
-fn standing(scores: &[f64], shortfall: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
-    let half = scores.len() / 2;
-    let best = [0, 1].map(|p| scores[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max));
+fn standing(log_likelihood: &[f64], shortfall: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
+    let half = log_likelihood.len() / 2;
+    let best = [0, 1].map(|p| log_likelihood[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max));
     let lost = (0..2).find(|p| meet && best[*p] < best[1 - p] - shortfall);
     let kept = [0, 1].map(|p| {
         let p = if lost == Some(p) { 1 - p } else { p };
-        (p * half..(p + 1) * half).filter(|i| scores[*i] >= best[p] - shortfall).collect()
+        (p * half..(p + 1) * half).filter(|i| log_likelihood[*i] >= best[p] - shortfall).collect()
     });
     (kept, lost)
 }
 
 impl Guided {
-    /// Drops states that data and prior rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
+    /// Drops states that the data rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
     /// their descent already.
-    fn choose(&self, state: &mut GuidedState, scores: &[f64], shortfall: f64, last: bool) -> Result<()> {
-        let (kept, lost) = standing(scores, shortfall, last);
+    fn choose(&self, state: &mut GuidedState, log_likelihood: &[f64], shortfall: f64, last: bool) -> Result<()> {
+        let (kept, lost) = standing(log_likelihood, shortfall, last);
         state.lost = state.lost.or(lost);
         let half = state.x.draws() / 2;
         let mut index = Vec::with_capacity(2 * half);

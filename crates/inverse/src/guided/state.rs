@@ -25,6 +25,8 @@ pub struct GuidedState {
     pub(super) nodes: Vec<f64>,
     pub(super) errors: Vec<f64>,
     pub(super) curvature: f64,
+    /// Lowest log prior of the prior samples.
+    pub(super) known: f64,
     /// Fewest states of each population that a choice has kept.
     pub(super) fewest_kept: [usize; 2],
     /// The population that found nothing as good as the other did.
@@ -67,7 +69,7 @@ impl Checkpoint for GuidedState {
         file.insert_u64("ends", &[self.ends.len()], self.ends.iter().map(|e| *e as u64).collect());
         file.insert_f64("nodes", &[self.nodes.len()], self.nodes.clone());
         file.insert_f64("errors", &[self.errors.len()], self.errors.clone());
-        file.insert_f64("curvature", &[1], vec![self.curvature]);
+        file.insert_f64("measured", &[2], vec![self.curvature, self.known]);
         let [k0, k1] = self.fewest_kept.map(|k| k as u64);
         let lost = self.lost.map_or(0, |p| p as u64 + 1);
         file.insert_u64("counts", &[6], vec![self.rng.seed(), self.draws, self.step as u64, k0, k1, lost]);
@@ -76,7 +78,7 @@ impl Checkpoint for GuidedState {
 
     fn restore(file: &TensorFile) -> Result<Self> {
         let damaged = || Error::Invalid("the saved state of guided does not fit together; start again with --force".into());
-        let (&[curvature], &[seed, draws, step, k0, k1, lost]) = (file.f64s("curvature")?.1, file.u64s("counts")?.1) else {
+        let (&[curvature, known], &[seed, draws, step, k0, k1, lost]) = (file.f64s("measured")?.1, file.u64s("counts")?.1) else {
             return Err(damaged());
         };
         let state = Self {
@@ -92,6 +94,7 @@ impl Checkpoint for GuidedState {
             nodes: file.f64s("nodes")?.1.to_vec(),
             errors: file.f64s("errors")?.1.to_vec(),
             curvature,
+            known,
             fewest_kept: [k0 as usize, k1 as usize],
             lost: lost.checked_sub(1).map(|p| p as usize),
             basis: None,
