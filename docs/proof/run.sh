@@ -32,17 +32,20 @@ for day in 095 096; do
   done
 done
 # What is no ring, with the coverage and noise of 6 April, simulated gains and phases, and default settings, in the image's own field.
-for source in "disk 0" "disk 1" "disk 3" "core-jet 2" "double 0" "double 2"; do
+for source in "disk 3" "core-jet 2" "double 2" "double 0" "disk 0" "disk 1"; do
   read -r family index <<< "$source"
   name=$family-$index-096 folder="$work/sources-096-$family-$index"
-  if [ ! -f "$folder/seen.uvfits" ]; then
+  if [ ! -f "$folder/hi.uvfits" ]; then
     "$halation" simulate sources --family "$family" --seed 11 --start "$index" -n 1 -o "$folder" --force
-    "$halation" simulate vlbi --image "$folder/source_$(printf %06d "$index").fits" --like "$m87/SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits" \
-      --like "$m87/SR1_M87_2017_096_hi_hops_netcal_StokesI.uvfits" --flux 0.6Jy -o "$folder/seen.uvfits"
+    seed=0
+    for band in lo hi; do
+      "$halation" simulate vlbi --image "$folder/source_$(printf %06d "$index").fits" --like "$m87/SR1_M87_2017_096_${band}_hops_netcal_StokesI.uvfits" \
+        --flux 0.6Jy --seed $((seed++)) -o "$folder/$band.uvfits" --force
+    done
   fi
   field=$("${HALATION_PYTHON:-.venv/bin/python}" -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["fov_uas"])' "$folder/labels.json")
-  reconstruct "$name" "$folder/seen.uvfits" -- --fov "${field}uas"
-  "$halation" assess "$work/$name" --truth "$folder/seen.truth.fits" --json > "docs/proof/$name.json"
+  reconstruct "$name" "$folder/lo.uvfits" "$folder/hi.uvfits" -- --fov "${field}uas"
+  "$halation" assess "$work/$name" --truth "$folder/lo.truth.fits" --json > "docs/proof/$name.json"
 done
 c=$shared/data/vlbi/3c279_2017
 reconstruct 3c279-095-seed0 "$c/SR1_3C279_2017_095_lo_hops_netcal_StokesI.uvfits" "$c/SR1_3C279_2017_095_hi_hops_netcal_StokesI.uvfits" --
