@@ -1,7 +1,6 @@
 //! What is no ring does not come back as one: the whole path from sources to `assess`, with simulated gains and phases, few draws and levels; the disk
-//! and the double with the coverage and noise of M87* on 6 April 2017, both bands. `make proof` does it for more sources with default settings
-//! (`docs/calibration.md`). These are skipped where the observed files are
-//! not there.
+//! and the double with the coverage and noise of M87* on 6 April 2017, both bands, skipped where the observed files are not there. `make proof` does it
+//! for more sources with default settings (`docs/calibration.md`).
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ fn bands(test: &str) -> Option<[String; 2]> {
     Some(paths.map(|p| std::path::absolute(p).unwrap().to_str().unwrap().to_owned()))
 }
 
-/// What is observed: the coverage and noise of `LIKE` files, or a night of the EHT of 2017 towards M87 with the noise of its receivers.
+/// What is observed: the coverage and noise of the files of both bands, or a night of the EHT of 2017 towards M87 with the noise of its receivers.
 fn night(like: Option<[String; 2]>) -> Vec<String> {
     let schedule = "--array eht-2017 --start 2017-04-06T00:45 --hours 7.5 --scan-s 300 --gap-s 780 --integration-s 60 \
                     --ra-deg 187.70593 --dec-deg 12.39112 --frequency-ghz 227.0707,229.0707";
