@@ -8,6 +8,7 @@ pub use reader::H5Reader;
 
 use crate::{Error, Result};
 use hdf5::H5Type;
+use hdf5::plist::file_access::FileAccessBuilder;
 use hdf5::types::VarLenUnicode;
 use hdf5_sys::h5::herr_t;
 use hdf5_sys::h5i::hid_t;
@@ -35,6 +36,12 @@ pub struct Described<'a> {
     pub description: &'a str,
 }
 
+/// HDF5 locks the files that it opens. Ours are written under another name and renamed when whole, so a lock guards nothing; it does harm where a
+/// process started meanwhile inherits it, and on network file systems that have none.
+pub(super) fn without_lock(access: &mut FileAccessBuilder) -> &mut FileAccessBuilder {
+    access.file_locking(false)
+}
+
 /// An HDF5 file being written. Use it inside [`crate::write_whole_with`], so that a half-written file is never seen.
 #[derive(Debug)]
 pub struct H5Writer {
@@ -48,7 +55,7 @@ impl H5Writer {
     /// # Errors
     /// The file cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = hdf5::File::create(path).map_err(|e| wrong(path, "file", &e))?;
+        let file = hdf5::File::with_options().with_fapl(without_lock).create(path).map_err(|e| wrong(path, "file", &e))?;
         Ok(Self { path: path.to_path_buf(), file })
     }
 
@@ -294,5 +301,17 @@ mod tests {
         assert!(r.f64s("g/name").unwrap_err().to_string().contains("expected numbers"));
         assert!(r.f64s("q").unwrap_err().to_string().contains("is missing"));
         assert!(r.f64s("g").is_err());
+    }
+
+    /// A lock that another process still holds (one that was started while the file was written inherits it) is no reason not to read.
+    #[test]
+    fn a_locked_file_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.h5");
+        H5Writer::create(&path).unwrap().finish().unwrap();
+        let holder = std::fs::File::open(&path).unwrap();
+        holder.lock().unwrap();
+        H5Reader::open(&path).unwrap();
+        H5Writer::create(&path).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-use super::first_line;
+use super::{first_line, without_lock};
 use crate::{Error, Result};
 use hdf5::types::{VarLenAscii, VarLenUnicode};
 use hdf5::{Group, H5Type};
@@ -35,7 +35,7 @@ impl H5Reader {
         if !meta.is_file() {
             return Err(Error::content(path, "file", "is not a regular file, expected an HDF5 file"));
         }
-        let file = hdf5::File::open(path)
+        let file = hdf5::File::with_options().with_fapl(without_lock).open(path)
             .map_err(|e| Error::content(path, "file", format!("not a readable HDF5 file, or truncated ({})", first_line(&e))))?;
         Ok(Self { path: path.to_path_buf(), file, bytes: meta.len() })
     }
