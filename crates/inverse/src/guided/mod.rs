@@ -25,7 +25,7 @@ use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use halation_compute::{Philox, Tensor};
 use halation_posterior::{Ensemble, OutputKind};
-use plausibility::log_prior;
+use plausibility::{Plausibility, log_prior};
 use rayon::prelude::*;
 use std::ops::Range;
 use step::{denoising_errors, guide};
@@ -67,7 +67,12 @@ const TRUTHS: usize = 16;
 /// Draws the log prior of which falls short of that of every prior sample by more than this are unlike the prior. Among images of M87* that fit alike it
 /// differs by 60; structures that wrong descents have forced fall short by hundreds.
 const UNLIKE: f64 = 100.0;
-/// At the end, what falls short by this many times what it may at a choice is left out.
+/// States the log posterior of which (log-likelihood and log prior) falls short of the best by more than this are in structures that the posterior does not
+/// have. Within right ones it differs by 40 to 70 (M87*: the log-likelihood falls short where the log prior does not); wrong ones fall short by 120 and more.
+const RULED_OUT: f64 = 100.0;
+/// Nor by more than this many standard deviations of the log posterior, where there are so many open degrees of freedom that they exceed it.
+const RULED_OUT_SD: f64 = 6.0;
+/// At the end, what fits worse by this many times what it may at a choice is left out.
 const FINAL: f64 = 2.0;
 
 impl Guided {
@@ -84,9 +89,9 @@ impl Guided {
         Ok(particles)
     }
 
-    /// Network calls of a particle until `steps` are done, with those at the start and the end; a pullback counts as one more.
-    fn evaluations(&self, steps: usize) -> u64 {
-        START_CALLS + (NODES + 2 * steps) as u64 + 2 * plausibility::CALLS
+    /// Network calls of a particle until `steps` are done, with those at the start and after `judged` descents; a pullback counts as one more.
+    fn evaluations(&self, steps: usize, judged: usize) -> u64 {
+        START_CALLS + (NODES + 2 * steps) as u64 + (1 + judged as u64) * plausibility::CALLS
     }
 
     /// All levels, descent after descent, each geometric and all with about the same ratio; and the last index of every descent.
@@ -163,7 +168,8 @@ impl Solver for Guided {
         let m = problem.likelihood.residual(&image)?.map_or(0, |at| at.value().len()) as u64;
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
-        Ok(Plan { particles, steps: self.levels, network_evaluations: self.evaluations(self.levels), memory_bytes })
+        let network_evaluations = self.evaluations(self.levels, self.restarts + 1);
+        Ok(Plan { particles, steps: self.levels, network_evaluations, memory_bytes })
     }
 
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<GuidedState> {
@@ -178,7 +184,8 @@ impl Solver for Guided {
         let truths = truths.select(&(0..TRUTHS).collect::<Vec<_>>())?;
         let (top, low) = (ladder[0], 0.1 * ladder[ladder.len() - 1]);
         let nodes = geometric(top, low, NODES);
-        let known = log_prior(problem, &truths, [TOP, BOTTOM], rng.stream(PRIOR))?.into_iter().fold(f64::INFINITY, f64::min);
+        let known =
+            log_prior(problem, &truths, [TOP, BOTTOM], rng.stream(PRIOR))?.log_prior.into_iter().fold(f64::INFINITY, f64::min);
         let errors = denoising_errors(problem, &truths, &nodes, rng.stream(ERRORS))?;
         let noise = rng.stream(NOISE).normal(0..particles as u64, 0, &problem.prior.item_shape())?;
         let z = x.data().iter().zip(noise.data()).map(|(x, e)| x + top as f32 * e).collect();
@@ -236,8 +243,8 @@ impl Solver for Guided {
         } else if state.ends[descent] == k {
             state.x = guided.denoised;
             let last = descent + 2 == state.ends.len();
-            let shortfall = shortfall(problem, state)?;
-            self.choose(state, &guided.log_likelihood, shortfall, last)?;
+            let judged = Judged::of(problem, &state.x, guided.log_likelihood, state.rng)?;
+            self.choose(state, &judged, last)?;
             if last {
                 // The curvature where the data have had their say may differ from that at prior samples.
                 let (last, curvature) = self.last_level(problem, &state.x)?;
@@ -267,7 +274,7 @@ impl Solver for Guided {
             stage: if descent == 0 { "descent" } else { "restart" },
             step: state.step,
             total: state.ladder.len(),
-            network_evaluations: self.evaluations(state.step),
+            network_evaluations: self.evaluations(state.step, state.ends.iter().filter(|end| **end < state.step).count()),
             reduced_chi2: problem.median_chi2(&state.x)?,
             effective_samples: None,
         })
@@ -277,7 +284,8 @@ impl Solver for Guided {
         let draws = state.draws as usize;
         let shares = populations::shares(draws);
         let log_likelihood: Vec<f64> = problem.likelihood.neg_log_and_grad(&state.x)?.0.iter().map(|v| -v).collect();
-        let (kept, lost_now) = standing(&log_likelihood, FINAL * shortfall(problem, &state)?, true);
+        let judged = Judged::of(problem, &state.x, log_likelihood, state.rng)?;
+        let (kept, lost_now) = judged.standing(FINAL, true);
         let lost = state.lost.or(lost_now);
         // Evenly from those that stand: copies of one state stand side by side. Both shares are of the same particles where a population is lost.
         let (of, offsets) = if lost_now.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
@@ -305,7 +313,7 @@ impl Solver for Guided {
             Some(_) => "two populations do not agree: THE SPREAD SHOWN IS TOO SMALL",
         };
         let misfit = populations::misfit(problem, &images)?.map_or_else(String::new, |m| format!("{m}; "));
-        let log_prior = log_prior(problem, &images, [TOP, BOTTOM], state.rng.stream(PRIOR))?;
+        let log_prior: Vec<f64> = index.iter().map(|i| judged.log_prior[*i]).collect();
         let unlike = log_prior.iter().filter(|p| **p < state.known - UNLIKE).count();
         let unlike =
             if unlike == 0 { String::new() } else { format!("{unlike} of {draws} draws ARE UNLIKE ANY IMAGE OF THE PRIOR; ") };
@@ -322,7 +330,7 @@ impl Solver for Guided {
         let draws = Draws {
             images,
             chains: if shares[0] == shares[1] { 2 } else { 1 },
-            network_evaluations: self.evaluations(state.step),
+            network_evaluations: self.evaluations(state.step, state.ends.len()),
             stats: vec![
                 (
                     "ancestor".into(),
@@ -341,30 +349,52 @@ impl Solver for Guided {
     }
 }
 
-/// Two standard deviations of chi2, which is twice the log-likelihood; few data have wider tails.
-fn shortfall(problem: &Problem, state: &GuidedState) -> Result<f64> {
-    let data = problem.likelihood.residual(state.x.item(0))?.map_or(0, |at| at.value().len());
-    Ok((2.0 * data as f64).sqrt().max(8.0))
+/// What data and prior say of every particle, those of one population after those of the other.
+struct Judged {
+    log_likelihood: Vec<f64>,
+    log_prior: Vec<f64>,
+    /// How far a log-likelihood may fall short of the best: two standard deviations of chi2, which is twice the log-likelihood; few data have wider tails.
+    shortfall: f64,
+    /// How far a log posterior may fall short of the best.
+    ruled_out: f64,
 }
 
-/// Which particles stand: those whose log-likelihood falls short of the best of their population by no more than `shortfall`. Where
-/// the populations are to `meet`, one that has nothing as good as the other (by the same measure) is lost: the other's stand in both places.
-fn standing(log_likelihood: &[f64], shortfall: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
-    let half = log_likelihood.len() / 2;
-    let best = [0, 1].map(|p| log_likelihood[p * half..(p + 1) * half].iter().copied().fold(f64::NEG_INFINITY, f64::max));
-    let lost = (0..2).find(|p| meet && best[*p] < best[1 - p] - shortfall);
-    let kept = [0, 1].map(|p| {
-        let p = if lost == Some(p) { 1 - p } else { p };
-        (p * half..(p + 1) * half).filter(|i| log_likelihood[*i] >= best[p] - shortfall).collect()
-    });
-    (kept, lost)
+impl Judged {
+    fn of(problem: &Problem, images: &Tensor, log_likelihood: Vec<f64>, rng: Philox) -> Result<Self> {
+        let Plausibility { log_prior, open } = log_prior(problem, images, [TOP, BOTTOM], rng.stream(PRIOR))?;
+        let data = problem.likelihood.residual(images.item(0))?.map_or(0, |at| at.value().len());
+        let ruled_out = RULED_OUT.max(RULED_OUT_SD * (0.5 * open).sqrt());
+        Ok(Self { log_likelihood, log_prior, shortfall: (2.0 * data as f64).sqrt().max(8.0), ruled_out })
+    }
+
+    /// Which particles stand. First those go that data and prior together rule out: the log posterior falls short of the best of their population, or of
+    /// both where the populations are to `meet`, by more than it may. Of the others those go that fit worse than the best of them by more than
+    /// `slack` times the shortfall. Where they meet, a population of which nothing is left or the best fits worse than the other's by so much is lost: the
+    /// other's stand in both places.
+    fn standing(&self, slack: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
+        let half = self.log_likelihood.len() / 2;
+        let posterior: Vec<f64> = self.log_likelihood.iter().zip(&self.log_prior).map(|(l, p)| l + p).collect();
+        let best = |values: &[f64]| values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let likely = [0, 1].map(|p| {
+            let own = p * half..(p + 1) * half;
+            let best = best(if meet { &posterior } else { &posterior[own.clone()] });
+            own.filter(|i| posterior[*i] >= best - self.ruled_out).collect::<Vec<_>>()
+        });
+        let fit = likely.each_ref().map(|of| best(&of.iter().map(|i| self.log_likelihood[*i]).collect::<Vec<_>>()));
+        let lost = (0..2).find(|p| meet && fit[*p] < fit[1 - p] - slack * self.shortfall);
+        let kept = [0, 1].map(|p| {
+            let p = if lost == Some(p) { 1 - p } else { p };
+            likely[p].iter().copied().filter(|i| self.log_likelihood[*i] >= fit[p] - slack * self.shortfall).collect()
+        });
+        (kept, lost)
+    }
 }
 
 impl Guided {
-    /// Drops states that the data rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
+    /// Drops states that data and prior rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
     /// their descent already.
-    fn choose(&self, state: &mut GuidedState, log_likelihood: &[f64], shortfall: f64, last: bool) -> Result<()> {
-        let (kept, lost) = standing(log_likelihood, shortfall, last);
+    fn choose(&self, state: &mut GuidedState, judged: &Judged, last: bool) -> Result<()> {
+        let (kept, lost) = judged.standing(1.0, last);
         state.lost = state.lost.or(lost);
         let half = state.x.draws() / 2;
         let mut index = Vec::with_capacity(2 * half);

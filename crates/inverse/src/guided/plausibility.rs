@@ -10,16 +10,25 @@ const LEVELS: usize = 12;
 /// Network calls of [`log_prior`] per image.
 pub(super) const CALLS: u64 = 2 * LEVELS as u64;
 
+/// What the prior says of images.
+pub(super) struct Plausibility {
+    /// log p of every image.
+    pub log_prior: Vec<f64>,
+    /// Degrees of freedom that the prior leaves open at the lowest level, mean over the images: E|x - D|^2 / sigma^2. Of d open degrees of a Gaussian
+    /// log p of its samples has variance d/2.
+    pub open: f64,
+}
+
 /// log p of every image between two noise levels, given in pixel ranges: log p_bottom(x) - log p_top(x), p_sigma the prior seen through noise sigma, up
 /// to a constant; what the prior prefers at coarser levels is left out.
 /// log p(x) = -int E|x - D(x + sigma eps, sigma)|^2 / sigma^2 d ln sigma (Kong, Brekelmans & Ver Steeg 2023, ICLR, with their SNR = 1 / sigma^2). What
 /// the denoiser cannot guess, it did not expect. The mean is taken over eps and -eps, the same for all images, so that their differences are
 /// less noisy than the values.
-pub(super) fn log_prior(problem: &Problem, images: &Tensor, [top, bottom]: [f64; 2], rng: Philox) -> Result<Vec<f64>> {
+pub(super) fn log_prior(problem: &Problem, images: &Tensor, [top, bottom]: [f64; 2], rng: Philox) -> Result<Plausibility> {
     let n = images.draws();
     let levels = geometric(top * problem.pixel_range(), bottom * problem.pixel_range(), LEVELS);
     let step = (top / bottom).ln() / (LEVELS - 1) as f64;
-    let mut log_prior = vec![0.0; n];
+    let (mut log_prior, mut open) = (vec![0.0; n], 0.0);
     for (i, sigma) in levels.iter().enumerate() {
         let noise = rng.normal(0..1, i as u32, &problem.prior.item_shape())?;
         // Trapezoids, halved for the two signs.
@@ -36,18 +45,22 @@ pub(super) fn log_prior(problem: &Problem, images: &Tensor, [top, bottom]: [f64;
                     )));
                 }
                 *log -= weight * error / (sigma * sigma);
+                if i + 1 == LEVELS {
+                    open += 0.5 * error / (sigma * sigma * n as f64);
+                }
             }
         }
     }
-    Ok(log_prior)
+    Ok(Plausibility { log_prior, open })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{g1, likelihood, problem};
+    use crate::{DenseOperator, GaussianField, LinearGaussianLikelihood};
     use halation_lapack as _;
-    use ndarray::arr2;
+    use ndarray::{Array2, arr2};
 
     /// Of a Gaussian prior N(mu, S) the integral is log N(x; mu, S + bottom^2) - log N(x; mu, S + top^2) up to a constant.
     #[test]
@@ -57,7 +70,7 @@ mod tests {
         let problem = problem(&prior, [-1.0, 1.0], &likelihood);
         let x = [[0.3, -0.2], [1.5, 0.4], [-2.0, 1.0], [0.0, -3.0]];
         let images = Tensor::from_vec(&[4, 1, 1, 2], x.concat()).unwrap();
-        let found = log_prior(&problem, &images, [2.0, 0.05], Philox::new(1)).unwrap();
+        let found = log_prior(&problem, &images, [2.0, 0.05], Philox::new(1)).unwrap().log_prior;
         let smoothed = |x: [f32; 2], sigma: f64| {
             let (a, b, c) = (1.0 + sigma * sigma, 0.6, 0.8 + sigma * sigma);
             let (u, v) = (f64::from(x[0]) - 0.3, f64::from(x[1]) + 0.2);
@@ -68,5 +81,19 @@ mod tests {
             let difference = found[k] - found[0];
             assert!((difference - expected).abs() < 0.02 * expected.abs() + 1e-4, "{x:?}: {difference}, expected {expected}");
         }
+    }
+
+    /// A Gaussian field leaves open the sum over its modes of power / (power + sigma^2). One noise image for all: 256 modes to 20 %.
+    #[test]
+    fn open_degrees_of_a_field() {
+        let n = 16;
+        let field = GaussianField::new(n, vec![0.0; n * n], 0.3, 1.5, 1.5).unwrap();
+        let operator = DenseOperator::new([1, n, n], Array2::ones((1, n * n)).view()).unwrap();
+        let likelihood = LinearGaussianLikelihood::new(operator, vec![0.0], vec![1.0]).unwrap();
+        let problem = problem(&field, [-1.0, 1.0], &likelihood);
+        let images = field.sample(Philox::new(2), 0..8).unwrap();
+        let open = log_prior(&problem, &images, [2.0, 0.05], Philox::new(1)).unwrap().open;
+        let expected: f64 = field.power_grid().iter().map(|p| p / (p + 0.01)).sum();
+        assert!((open / expected - 1.0).abs() < 0.2, "{open}, expected {expected}");
     }
 }

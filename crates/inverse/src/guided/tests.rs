@@ -90,6 +90,10 @@ fn checkpoint_continues_to_the_same_bits() {
     assert!(GuidedState::restore(&broken).is_err());
 }
 
+fn judged(log_likelihood: &[f64], log_prior: &[f64], shortfall: f64) -> Judged {
+    Judged { log_likelihood: log_likelihood.to_vec(), log_prior: log_prior.to_vec(), shortfall, ruled_out: 100.0 }
+}
+
 /// States that the data rule out go, the others stay alike; a population that found nothing as good goes on from the other's states and says so.
 #[test]
 fn choices_drop_what_the_data_rule_out() {
@@ -99,12 +103,24 @@ fn choices_drop_what_the_data_rule_out() {
     let problem = problem(&prior, prior.range(), &likelihood);
     let solver = Guided { levels: 24, restarts: 1, population: Some(8) };
     let mut state = solver.init(&problem, Philox::new(1), 0..8).unwrap();
-    solver.choose(&mut state, &[-10.0, -11.0, -40.0, -30.0, -12.0, -90.0, -12.5, -33.0], 5.0, false).unwrap();
+    let all = [-10.0, -11.0, -40.0, -30.0, -12.0, -90.0, -12.5, -33.0];
+    solver.choose(&mut state, &judged(&all, &[-1.0; 8], 5.0), false).unwrap();
     assert_eq!(state.ancestors, [0, 0, 1, 1, 4, 4, 6, 6]);
     assert_eq!((state.fewest_kept, state.lost), ([2, 2], None));
     let mut state = solver.init(&problem, Philox::new(1), 0..8).unwrap();
-    solver.choose(&mut state, &[-10.0, -11.0, -40.0, -30.0, -112.0, -190.0, -112.5, -133.0], 5.0, true).unwrap();
+    let all = [-10.0, -11.0, -40.0, -30.0, -112.0, -190.0, -112.5, -133.0];
+    solver.choose(&mut state, &judged(&all, &[-1.0; 8], 5.0), true).unwrap();
     assert!(state.ancestors.iter().all(|a| *a < 2) && state.lost == Some(1), "{:?}", state.ancestors);
+}
+
+/// What fits best goes nevertheless where no image of the prior is like it, against the best of its own population or, where they meet, of both.
+#[test]
+fn choices_drop_what_the_prior_rules_out() {
+    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -150.0, -300.0, -400.0], 5.0);
+    assert_eq!(forced.standing(1.0, false), ([vec![1], vec![2]], None));
+    assert_eq!(forced.standing(1.0, true), ([vec![1], vec![1]], Some(1)));
+    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -170.0, -70.0, -400.0], 5.0);
+    assert_eq!(forced.standing(1.0, true), ([vec![0], vec![2]], None));
 }
 
 /// Draws that fit but that the prior does not know are counted in the label; natural ones are not.
@@ -153,13 +169,13 @@ fn a_lost_population_is_said() {
     }
 }
 
-/// What `--dry-run` prints: start, denoising errors, two calls a level, and the log prior of prior samples and of draws by twelve pairs each.
+/// What `--dry-run` prints: start, denoising errors, two calls a level, and twelve pairs for the log prior of prior samples and after each descent.
 #[test]
 fn cost_is_known_before() {
     let prior = g1();
     let likelihood = likelihood(&arr2(&[[1.0, 0.5]]), &[0.9], 0.3);
     let plan = Guided::default().plan(&problem(&prior, prior.range(), &likelihood), 20).unwrap();
-    assert_eq!((plan.particles, plan.steps, plan.network_evaluations), (24, 310, 35 + 12 + 620 + 2 * 24));
+    assert_eq!((plan.particles, plan.steps, plan.network_evaluations), (24, 310, 35 + 12 + 620 + 5 * 24));
 }
 
 /// Levels fall within each descent, begin and end where they should, and are as many as asked for.

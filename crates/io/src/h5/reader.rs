@@ -35,7 +35,9 @@ impl H5Reader {
         if !meta.is_file() {
             return Err(Error::content(path, "file", "is not a regular file, expected an HDF5 file"));
         }
-        let file = hdf5::File::with_options().with_fapl(without_lock).open(path)
+        let file = hdf5::File::with_options()
+            .with_fapl(without_lock)
+            .open(path)
             .map_err(|e| Error::content(path, "file", format!("not a readable HDF5 file, or truncated ({})", first_line(&e))))?;
         Ok(Self { path: path.to_path_buf(), file, bytes: meta.len() })
     }
