@@ -116,14 +116,15 @@ fn choices_drop_what_the_data_rule_out() {
 /// What fits best goes nevertheless where no image of the prior is like it, against the best of its own population or, where they meet, of both.
 #[test]
 fn choices_drop_what_the_prior_rules_out() {
-    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -150.0, -300.0, -400.0], 5.0);
+    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -150.0, -300.0, -430.0], 5.0);
     assert_eq!(forced.standing(1.0, false), ([vec![1], vec![2]], None));
     assert_eq!(forced.standing(1.0, true), ([vec![1], vec![1]], Some(1)));
     let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -170.0, -70.0, -400.0], 5.0);
     assert_eq!(forced.standing(1.0, true), ([vec![0], vec![2]], None));
 }
 
-/// Draws that fit but that the prior does not know are counted in the label; natural ones are not.
+/// Draws that fit but that the prior does not know are counted in the label where there are no others, and left out where there are; natural ones are
+/// not.
 #[test]
 fn draws_unlike_the_prior_are_said() {
     let prior = g1();
@@ -131,14 +132,20 @@ fn draws_unlike_the_prior_are_said() {
     let likelihood = likelihood(&a, &[0.3], 0.3);
     let problem = problem(&prior, [-1.0, 1.0], &likelihood);
     let solver = Guided { levels: 24, restarts: 1, population: Some(4) };
-    for (far, says) in [(4.0, None), (40.0, Some("1 of 4 draws ARE UNLIKE ANY IMAGE OF THE PRIOR"))] {
+    let says = "4 of 4 draws ARE UNLIKE ANY IMAGE OF THE PRIOR";
+    for (unknown, far, says, repeats) in
+        [([true; 4], 40.0, Some(says), false), ([true; 4], 3.0, None, false), ([false, false, false, true], 40.0, None, true)]
+    {
         let mut state = solver.init(&problem, Philox::new(1), 0..4).unwrap();
         while !solver.step(&problem, &mut state).unwrap().done() {}
-        state.x = Tensor::from_vec(&[4, 1, 1, 2], vec![0.3, -0.2, 0.3, 0.1, 0.3, -1.0, 0.3, far]).unwrap();
+        let images =
+            unknown.iter().enumerate().flat_map(|(i, unknown)| [0.3, if *unknown { far + 0.1 * i as f32 } else { -0.2 }]).collect();
+        state.x = Tensor::from_vec(&[4, 1, 1, 2], images).unwrap();
         let ensemble = solver.finish(&problem, state).unwrap();
         let label = &ensemble.attributes["label"];
         assert_eq!(label.contains("UNLIKE"), says.is_some(), "{label}");
         assert!(label.starts_with(says.unwrap_or("two populations")), "{label}");
+        assert_eq!(label.contains("1 of 4 draws repeat others"), repeats, "{label}");
         assert_eq!(ensemble.sample_stats["log_prior"].values.len(), 4);
     }
 }
