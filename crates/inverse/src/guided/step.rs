@@ -1,6 +1,7 @@
 //! One level of the guided reverse diffusion, and the denoising error that it stands on.
 
 use crate::curvature::{SharedBasis, checked, linearise, whiten};
+use crate::numeric::dot;
 use crate::{Error, Problem, Result, Whitened};
 use halation_compute::{Philox, Tensor};
 use rayon::prelude::*;
@@ -56,7 +57,8 @@ pub(super) struct Guided {
 /// Given x the truth is taken as D plus a Gaussian, so that the data follow the likelihood linearised at D, seen through noise:
 /// log p(y | x) = -1/2 rho^T C^-1 rho - 1/2 log det C with the whitened residual rho at D and C = 1 + error^2 J J^T (and what the linearisation
 /// leaves out, `Whitened::covariance`). Its gradient by the network's pullback moves D by the covariance of x0 given x,
-/// sigma^2 dD/dx: D' = D - sigma^2 (dD/dx)^T J^T C^-1 rho (PiGDM, Song et al. 2023, ICLR, with the error measured instead of assumed).
+/// sigma^2 dD/dx: D' = D - sigma^2 (dD/dx)^T J^T C^-1 rho (PiGDM, Song et al. 2023, ICLR, with the error measured instead of assumed). Where dD/dx leaves
+/// less freedom along the data than the error that was measured, the network is too sure of itself, and the rest goes in directly ([`Pull::lacking`]).
 pub(super) fn guide(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, sigma: f64, error: f64) -> Result<Guided> {
     let n = x.draws();
     let (mut images, mut log_likelihood) = (Vec::with_capacity(x.len()), Vec::with_capacity(n));
@@ -64,22 +66,45 @@ pub(super) fn guide(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, 
         let index: Vec<usize> = (first..(first + BATCH).min(n)).collect();
         let part = x.select(&index)?;
         let (denoised, pullback) = problem.prior.denoise_with_pullback(&part, &vec![sigma as f32; index.len()])?;
-        let pulls: Vec<(f64, Vec<f32>)> =
-            (0..index.len()).into_par_iter().map(|i| pull(problem, basis, denoised.item(i), error)).collect::<Result<_>>()?;
-        let cotangent = Tensor::from_vec(part.shape(), pulls.iter().flat_map(|p| p.1.iter().copied()).collect())?;
-        let gradient = pullback.vjp(&cotangent)?;
-        images.extend(denoised.data().iter().zip(gradient.data()).map(|(d, g)| d - (sigma * sigma) as f32 * g));
-        log_likelihood.extend(pulls.iter().map(|p| p.0));
+        let pulls: Vec<Pull> =
+            (0..index.len()).into_par_iter().map(|i| Pull::at(problem, basis, denoised.item(i), error)).collect::<Result<_>>()?;
+        let cotangent = pulls.iter().flat_map(|p| p.gradient.iter().map(|v| *v as f32)).collect();
+        let pulled = pullback.vjp(&Tensor::from_vec(part.shape(), cotangent)?)?;
+        for (i, pull) in pulls.iter().enumerate() {
+            let pulled: Vec<f64> = pulled.item(i).iter().map(|v| sigma * sigma * f64::from(*v)).collect();
+            let direct = pull.lacking(&pulled, error) * error * error;
+            let moved = pulled.iter().zip(&pull.gradient).map(|(p, g)| p + direct * g);
+            images.extend(denoised.item(i).iter().zip(moved).map(|(d, m)| d - m as f32));
+            log_likelihood.push(pull.log_likelihood);
+        }
     }
     Ok(Guided { denoised: Tensor::from_vec(x.shape(), images)?, log_likelihood })
 }
 
-/// log p(data | state) of one denoised image and J^T C^-1 rho.
-fn pull(problem: &Problem, basis: Option<&SharedBasis>, denoised: &[f32], error: f64) -> Result<(f64, Vec<f32>)> {
-    let at = checked(problem.likelihood.residual_under_noise(denoised, error)?)?;
-    let (solved, log_likelihood) = match basis {
-        Some(basis) => basis.whiten(at.value(), error),
-        None => whiten(at.as_ref(), error)?,
-    };
-    Ok((log_likelihood, at.vjp(&solved).iter().map(|v| *v as f32).collect()))
+/// What the data say of one denoised image.
+struct Pull {
+    /// log p(data | state).
+    log_likelihood: f64,
+    /// g = J^T C^-1 rho.
+    gradient: Vec<f64>,
+    /// rho^T C^-1 rho.
+    misfit: f64,
+}
+
+impl Pull {
+    fn at(problem: &Problem, basis: Option<&SharedBasis>, denoised: &[f32], error: f64) -> Result<Self> {
+        let at = checked(problem.likelihood.residual_under_noise(denoised, error)?)?;
+        let (solved, log_likelihood) = match basis {
+            Some(basis) => basis.whiten(at.value(), error),
+            None => whiten(at.as_ref(), error)?,
+        };
+        Ok(Self { log_likelihood, gradient: at.vjp(&solved), misfit: dot(at.value(), &solved) })
+    }
+
+    /// How much of the misfit the network's own covariance leaves to be explained by the measured error: (error^2 |g|^2 - g^T sigma^2 dD/dx g) / misfit,
+    /// where `pulled` is sigma^2 (dD/dx)^T g. None where the network allows for as much as its error is.
+    fn lacking(&self, pulled: &[f64], error: f64) -> f64 {
+        let lacking = error * error * dot(&self.gradient, &self.gradient) - dot(&self.gradient, pulled);
+        if lacking > 0.0 { (lacking / self.misfit).min(1.0) } else { 0.0 }
+    }
 }
