@@ -108,3 +108,18 @@ impl Pull {
         if lacking > 0.0 { (lacking / self.misfit).min(1.0) } else { 0.0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Along g = (3, 4) the measured error 0.2 leaves a variance of 1; the network half of it, all of it, more, or less than none.
+    #[test]
+    fn what_the_network_lacks() {
+        let pull = Pull { log_likelihood: 0.0, gradient: vec![3.0, 4.0], misfit: 2.0 };
+        let along = |variance: f64| [3.0, 4.0].map(|g| variance * g / 25.0);
+        for (variance, expected) in [(0.5, 0.25), (1.0, 0.0), (1.5, 0.0), (-2.0, 1.0), (f64::NAN, 0.0)] {
+            assert!((pull.lacking(&along(variance), 0.2) - expected).abs() < 1e-12, "{variance}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ use crate::testing::{
 };
 use crate::{Checkpoint, DenseOperator, LinearGaussianLikelihood};
 use halation_lapack as _;
+use halation_nn::{Denoiser, Pullback};
 use ndarray::arr2;
 
 /// A Gaussian posterior: moments, for one descent and for several, with the shared curvature of a linear problem and with particles' own.
@@ -22,6 +23,49 @@ fn gaussian_posterior_with_and_without_restarts() {
             check_moments(&ensemble, &exact, 400.0, &format!("{what} curvature, {restarts} restarts"));
         }
     }
+}
+
+/// A denoiser the Jacobian of which is a tenth of what it should be: too sure of itself.
+struct Sure<'a>(&'a dyn Denoiser);
+
+struct Tenth<'a>(Box<dyn Pullback + 'a>);
+
+impl Pullback for Tenth<'_> {
+    fn vjp(&self, v: &Tensor) -> halation_nn::Result<Tensor> {
+        let mut out = self.0.vjp(v)?;
+        out.data_mut().iter_mut().for_each(|v| *v *= 0.1);
+        Ok(out)
+    }
+}
+
+impl Denoiser for Sure<'_> {
+    fn item_shape(&self) -> [usize; 3] {
+        self.0.item_shape()
+    }
+    fn denoise(&self, x: &Tensor, sigma: &[f32]) -> halation_nn::Result<Tensor> {
+        self.0.denoise(x, sigma)
+    }
+    fn denoise_with_pullback<'a>(&'a self, x: &Tensor, sigma: &[f32]) -> halation_nn::Result<(Tensor, Box<dyn Pullback + 'a>)> {
+        let (denoised, pullback) = self.0.denoise_with_pullback(x, sigma)?;
+        Ok((denoised, Box::new(Tenth(pullback))))
+    }
+}
+
+/// The data are met all the same, because the denoiser's error was measured: the mean of what they see is that of the exact posterior.
+#[test]
+fn a_network_too_sure_of_itself_is_led_to_the_data() {
+    let prior = g1();
+    let a = arr2(&[[1.0, 0.5]]);
+    let likelihood = likelihood(&a, &[3.0], 0.1);
+    let exact = prior.posterior(a.view(), &[3.0], &[0.1]).unwrap();
+    let sure = Sure(&prior);
+    let problem = Problem { prior: &sure, ..problem(&prior, prior.range(), &likelihood) };
+    let ensemble = run(&Guided { levels: 40, restarts: 0, ..Default::default() }, &problem, 3, 0..600);
+    let seen: Vec<f64> = rows(&ensemble).iter().map(|x| x[0] + 0.5 * x[1]).collect();
+    let mean = seen.iter().sum::<f64>() / seen.len() as f64;
+    let expected = exact.mean()[0] + 0.5 * exact.mean()[1];
+    println!("mean {mean}, exact {expected}, farthest {:?}", seen.iter().copied().reduce(f64::min));
+    assert!((mean - expected).abs() < 0.1, "{mean}, expected {expected}");
 }
 
 /// On the golden image problem of 256 pixels and 84 data against the closed form. The denoising error is taken to be the same in all directions, which
