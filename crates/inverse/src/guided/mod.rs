@@ -1,13 +1,15 @@
 //! `guided`: reverse diffusion guided by the data, with restarts.
 //!
 //! Prior samples are noised and led down the noise levels again, their denoised images pulled towards the data at each level (see `step`). The
-//! first descent leaves part of them in wrong structures. So at its end, where log p(data | state) can be trusted, states that it
-//! rules out are dropped, the others copied in their place, noised again to a level at which their structure is kept in the rough alone,
-//! and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step exact, noising and descending would leave
-//! the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the few images that lost their way.
+//! first descent leaves part of them in wrong structures: such that do not fit, and such that fit as no image of the prior would. So at its end, where
+//! log p(data | state) can be trusted, states that it or the prior rules out are dropped, the others copied in their place, noised again to a level at
+//! which their structure is kept in the rough alone, and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step
+//! exact, noising and descending would leave the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the
+//! few images that lost their way.
 //!
-//! Two populations are compared with each other; they meet only where one has found nothing that fits as well as the other, and then are not. Draws that
-//! fit as no image of the prior would are counted in the label.
+//! Two populations are compared with each other. Where they meet, what one has found rules out states of the other; only where one has found nothing as
+//! good, it goes on from the other's states, and then they are not compared. Draws that fit as no image of the prior would, where there are no better
+//! ones, are counted in the label.
 
 mod plausibility;
 mod state;
