@@ -38,7 +38,7 @@ pub struct Described<'a> {
 
 /// HDF5 locks the files that it opens. Ours are written under another name and renamed when whole, so a lock guards nothing; it does harm where a
 /// process started meanwhile inherits it, and on network file systems that have none.
-pub(super) fn without_lock(access: &mut FileAccessBuilder) -> &mut FileAccessBuilder {
+fn without_lock(access: &mut FileAccessBuilder) -> &mut FileAccessBuilder {
     access.file_locking(false)
 }
 

@@ -72,7 +72,7 @@ const UNLIKE: f64 = 100.0;
 /// States the log posterior of which (log-likelihood and log prior) falls short of the best by more than this are in structures that the posterior does not
 /// have. Within right ones it differs by 40 to 70 (M87*: the log-likelihood falls short where the log prior does not); wrong ones fall short by 120 and more.
 const RULED_OUT: f64 = 100.0;
-/// Nor by more than this many standard deviations of the log posterior, where there are so many open degrees of freedom that they exceed it.
+/// Standard deviations of the log posterior by which a state may fall short of the best, where open degrees of freedom are so many that this is more.
 const RULED_OUT_SD: f64 = 6.0;
 /// At the end, what fits worse by this many times what it may at a choice is left out.
 const FINAL: f64 = 2.0;
@@ -167,7 +167,7 @@ impl Solver for Guided {
         let particles = self.particles(draws)?;
         let d = problem.len() as u64;
         let image = vec![0.25 * problem.pixel_range() as f32; problem.len()];
-        let m = problem.likelihood.residual(&image)?.map_or(0, |at| at.value().len()) as u64;
+        let m = data_len(problem, &image)? as u64;
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
         let network_evaluations = self.evaluations(self.levels, self.restarts + 1);
@@ -246,7 +246,7 @@ impl Solver for Guided {
             state.x = guided.denoised;
             let last = descent + 2 == state.ends.len();
             let judged = Judged::of(problem, &state.x, guided.log_likelihood, state.rng)?;
-            self.choose(state, &judged, last)?;
+            state.choose(&judged, last)?;
             if last {
                 // The curvature where the data have had their say may differ from that at prior samples.
                 let (last, curvature) = self.last_level(problem, &state.x)?;
@@ -351,6 +351,11 @@ impl Solver for Guided {
     }
 }
 
+/// Number of data, the length of the residual at any image.
+fn data_len(problem: &Problem, image: &[f32]) -> Result<usize> {
+    Ok(problem.likelihood.residual(image)?.map_or(0, |at| at.value().len()))
+}
+
 /// What data and prior say of every particle, those of one population after those of the other.
 struct Judged {
     log_likelihood: Vec<f64>,
@@ -361,10 +366,14 @@ struct Judged {
     ruled_out: f64,
 }
 
+fn best(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(f64::NEG_INFINITY, f64::max)
+}
+
 impl Judged {
     fn of(problem: &Problem, images: &Tensor, log_likelihood: Vec<f64>, rng: Philox) -> Result<Self> {
         let Plausibility { log_prior, open } = log_prior(problem, images, [TOP, BOTTOM], rng.stream(PRIOR))?;
-        let data = problem.likelihood.residual(images.item(0))?.map_or(0, |at| at.value().len());
+        let data = data_len(problem, images.item(0))?;
         let ruled_out = RULED_OUT.max(RULED_OUT_SD * (0.5 * open).sqrt());
         Ok(Self { log_likelihood, log_prior, shortfall: (2.0 * data as f64).sqrt().max(8.0), ruled_out })
     }
@@ -376,13 +385,12 @@ impl Judged {
     fn standing(&self, slack: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
         let half = self.log_likelihood.len() / 2;
         let posterior: Vec<f64> = self.log_likelihood.iter().zip(&self.log_prior).map(|(l, p)| l + p).collect();
-        let best = |values: &[f64]| values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let likely = [0, 1].map(|p| {
             let own = p * half..(p + 1) * half;
-            let best = best(if meet { &posterior } else { &posterior[own.clone()] });
-            own.filter(|i| posterior[*i] >= best - self.ruled_out).collect::<Vec<_>>()
+            let top = best(if meet { &posterior } else { &posterior[own.clone()] }.iter().copied());
+            own.filter(|i| posterior[*i] >= top - self.ruled_out).collect::<Vec<_>>()
         });
-        let fit = likely.each_ref().map(|of| best(&of.iter().map(|i| self.log_likelihood[*i]).collect::<Vec<_>>()));
+        let fit = likely.each_ref().map(|of| best(of.iter().map(|i| self.log_likelihood[*i])));
         let lost = (0..2).find(|p| meet && fit[*p] < fit[1 - p] - slack * self.shortfall);
         let kept = [0, 1].map(|p| {
             let p = if lost == Some(p) { 1 - p } else { p };
@@ -392,22 +400,22 @@ impl Judged {
     }
 }
 
-impl Guided {
+impl GuidedState {
     /// Drops states that data and prior rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
     /// their descent already.
-    fn choose(&self, state: &mut GuidedState, judged: &Judged, last: bool) -> Result<()> {
+    fn choose(&mut self, judged: &Judged, last: bool) -> Result<()> {
         let (kept, lost) = judged.standing(1.0, last);
-        state.lost = state.lost.or(lost);
-        let half = state.x.draws() / 2;
+        self.lost = self.lost.or(lost);
+        let half = self.x.draws() / 2;
         let mut index = Vec::with_capacity(2 * half);
         for (p, kept) in kept.iter().enumerate() {
-            state.fewest_kept[p] = state.fewest_kept[p].min(kept.len());
-            let u = state.rng.stream(SELECT).sequence(p as u64, state.step as u32).uniform();
+            self.fewest_kept[p] = self.fewest_kept[p].min(kept.len());
+            let u = self.rng.stream(SELECT).sequence(p as u64, self.step as u32).uniform();
             index.extend(systematic(&vec![0.0; kept.len()], half, u).into_iter().map(|i| kept[i]));
         }
-        state.z = state.z.select(&index)?;
-        state.x = state.x.select(&index)?;
-        state.ancestors = index.iter().map(|i| state.ancestors[*i]).collect();
+        self.z = self.z.select(&index)?;
+        self.x = self.x.select(&index)?;
+        self.ancestors = index.iter().map(|i| self.ancestors[*i]).collect();
         Ok(())
     }
 }

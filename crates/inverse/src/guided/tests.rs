@@ -64,13 +64,12 @@ fn a_network_too_sure_of_itself_is_led_to_the_data() {
     let seen: Vec<f64> = rows(&ensemble).iter().map(|x| x[0] + 0.5 * x[1]).collect();
     let mean = seen.iter().sum::<f64>() / seen.len() as f64;
     let expected = exact.mean()[0] + 0.5 * exact.mean()[1];
-    println!("mean {mean}, exact {expected}, farthest {:?}", seen.iter().copied().reduce(f64::min));
     assert!((mean - expected).abs() < 0.1, "{mean}, expected {expected}");
 }
 
 /// On the golden image problem of 256 pixels and 84 data against the closed form. The denoising error is taken to be the same in all directions, which
 /// here it is not: measured with 64 draws the mean is off by 0.31 standard deviations (RMS; 64 perfect draws: 0.125, their 99th percentile 0.24),
-/// standard deviations are 3 % too large, chi2 4 % too small. `pnp-dm` has no such error and is the default for linear problems.
+/// standard deviations are 3 % too large, chi2 5 % too small. `pnp-dm` has no such error and is the default for linear problems.
 #[test]
 fn golden_fourier_problem() {
     let Some(path) = golden("gaussian_fourier") else { return };
@@ -148,12 +147,12 @@ fn choices_drop_what_the_data_rule_out() {
     let solver = Guided { levels: 24, restarts: 1, population: Some(8) };
     let mut state = solver.init(&problem, Philox::new(1), 0..8).unwrap();
     let all = [-10.0, -11.0, -40.0, -30.0, -12.0, -90.0, -12.5, -33.0];
-    solver.choose(&mut state, &judged(&all, &[-1.0; 8], 5.0), false).unwrap();
+    state.choose(&judged(&all, &[-1.0; 8], 5.0), false).unwrap();
     assert_eq!(state.ancestors, [0, 0, 1, 1, 4, 4, 6, 6]);
     assert_eq!((state.fewest_kept, state.lost), ([2, 2], None));
     let mut state = solver.init(&problem, Philox::new(1), 0..8).unwrap();
     let all = [-10.0, -11.0, -40.0, -30.0, -112.0, -190.0, -112.5, -133.0];
-    solver.choose(&mut state, &judged(&all, &[-1.0; 8], 5.0), true).unwrap();
+    state.choose(&judged(&all, &[-1.0; 8], 5.0), true).unwrap();
     assert!(state.ancestors.iter().all(|a| *a < 2) && state.lost == Some(1), "{:?}", state.ancestors);
 }
 
