@@ -62,6 +62,8 @@ def run(args, halation, prior, data):
 
 
 def bootstrap(values, statistic, n=2000):
+    if len(values) < 2:
+        return None  # one observation says nothing of its own scatter
     rng = random.Random(0)
     means = [statistic([values[rng.randrange(len(values))] for _ in values]) for _ in range(n)]
     mean = sum(means) / n
