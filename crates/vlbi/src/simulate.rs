@@ -6,7 +6,8 @@
 //!   variance is constant, half changes from scan to scan, and the whole has the station's prior sigma_s. All bands share them.
 //! - **Phases** phi: uniform per station, scan and band (the atmosphere); constant within a scan, as after fringe fitting.
 //! - The noise is that of the recorded sigma and is not scaled by the gains.
-//! - Every number comes from [`Philox`] by seed, station, scan, band or visibility: nothing depends on threads or order.
+//! - Every number comes from [`Philox`] by seed, station, scan, frequency of the band or visibility: nothing depends on threads or order, and files of
+//!   different bands that are made with one seed share their log-gains but neither phases nor noise.
 
 mod model;
 mod schedule;
@@ -77,7 +78,7 @@ impl Truth {
             (0..scans).map(|_| sigma * ((1.0 - SCAN_SHARE).sqrt() * constant + SCAN_SHARE.sqrt() * numbers.normal())).collect()
         };
         let phase = |band: usize, s: usize| {
-            let mut numbers = Philox::new(c.seed).stream(2).sequence(s as u64, band as u32);
+            let mut numbers = Philox::new(c.seed).stream(2).sequence(s as u64, frequency_mhz(o, band));
             (0..scans).map(|_| if c.phases { numbers.range(-std::f64::consts::PI, std::f64::consts::PI) } else { 0.0 }).collect()
         };
         let stations = 0..o.stations.len();
@@ -99,6 +100,11 @@ impl Truth {
             phase[station1][scan] - phase[station2][scan],
         )
     }
+}
+
+/// What tells the random numbers of bands apart, be they in one file or in several.
+fn frequency_mhz(o: &Observation, band: usize) -> u32 {
+    (o.bands[band].frequency_hz * 1e-6).round() as u32
 }
 
 /// The scan that holds a time: the one it lies in, otherwise the nearest.
@@ -129,7 +135,7 @@ pub fn resimulate(image: &SourceImage, like: &Observation, corruption: &Corrupti
             v.value_jy *= truth.gain(v.band, scan_of(&like.scans, v.mjd), v.station1, v.station2);
         }
         if corruption.noise {
-            let mut numbers = Philox::new(corruption.seed).stream(3).sequence(i as u64, 0);
+            let mut numbers = Philox::new(corruption.seed).stream(3).sequence(i as u64, frequency_mhz(like, v.band));
             v.value_jy += Complex64::new(numbers.normal(), numbers.normal()) * v.sigma_jy;
         }
     }

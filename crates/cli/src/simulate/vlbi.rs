@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// Total flux density to which the image is scaled, for example 0.6Jy [default: the image's own]
     #[arg(long, value_parser = units::flux_jy, value_name = "FLUX")]
     flux: Option<f64>,
-    /// Seed of noise, gains and phases
+    /// Seed of noise, gains and phases; files of different bands made with one seed share gains, not noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Shape of a pixel: triangle (images are continuous), delta or rectangle

@@ -111,6 +111,27 @@ fn noise_has_the_recorded_sigma() {
     assert_ne!(resimulate(&image(&pixels), &like, &Corruption { seed: 4, ..noise }).unwrap().0, noisy);
 }
 
+/// Two files of one observation, made with one seed: the same station gains, but noise and phases of their own.
+#[test]
+fn bands_share_gains_alone() {
+    let low = schedule(2.0).observe(&Array::named("eht-2017").unwrap()).unwrap();
+    let mut high = low.clone();
+    high.bands.iter_mut().for_each(|b| b.frequency_hz += 2e9);
+    let pixels = blob();
+    let made = |like: &Observation| {
+        let (clean, _) = resimulate(&image(&pixels), like, &Corruption::none()).unwrap();
+        let (noisy, _) = resimulate(&image(&pixels), like, &Corruption { noise: true, ..Corruption::none() }).unwrap();
+        let noise: Vec<Complex64> =
+            noisy.visibilities.iter().zip(&clean.visibilities).map(|(n, c)| (n.value_jy - c.value_jy) / c.sigma_jy).collect();
+        (noise, Truth::draw(like, &Corruption::all(0)))
+    };
+    let ((low, low_truth), (high, high_truth)) = (made(&low), made(&high));
+    assert_eq!(low_truth.log_gain, high_truth.log_gain);
+    assert_ne!(low_truth.phase_rad, high_truth.phase_rad);
+    let correlation: f64 = low.iter().zip(&high).map(|(a, b)| (a * b.conj()).re).sum::<f64>() / (2 * low.len()) as f64;
+    assert!(correlation.abs() < 4.0 / (2.0 * low.len() as f64).sqrt(), "{correlation}");
+}
+
 /// Gains and phases change every visibility but no closure phase and no closure amplitude.
 #[test]
 fn closures_do_not_see_gains() {
