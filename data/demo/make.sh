@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes the demo observation: one image of our own simulator, seen by the EHT of 2017 towards M87.
+# The ring.uvfits that is kept here was made before random numbers depended on the frequency of a band: made anew, it has other noise.
 # usage: data/demo/make.sh [path of the binary]
 set -euo pipefail
 halation=$(realpath "${1:-target/release/halation}")
