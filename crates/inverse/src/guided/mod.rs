@@ -144,7 +144,7 @@ impl Solver for Guided {
     }
 
     fn label(&self) -> String {
-        "guided reverse diffusion with restarts, spread approximate".into()
+        "guided reverse diffusion with restarts, spread not proven".into()
     }
 
     fn settings(&self) -> Vec<(String, String)> {
