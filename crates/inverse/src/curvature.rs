@@ -22,7 +22,8 @@ impl SharedBasis {
         Self::new(&linearise(likelihood, &vec![0.0; pixels])?.gram())
     }
 
-    fn new(gram: &Array2<f64>) -> Result<Self> {
+    /// Of J J^T.
+    pub fn new(gram: &Array2<f64>) -> Result<Self> {
         let (values, columns) = symmetric_eigen(gram)?;
         let rows = columns.t().as_standard_layout().into_owned();
         Ok(Self { rows, values: values.iter().map(|v| v.max(0.0)).collect() })

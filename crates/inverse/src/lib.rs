@@ -39,4 +39,4 @@ pub use operator::{ForwardOperator, LinearOperator};
 pub use pnp_dm::{PnpDm, PnpDmState};
 pub use problem::{Domain, Presented, Problem};
 pub use solver::{Checkpoint, Draws, Needs, Plan, Solver, StepInfo, check_needs};
-pub use start::{START_CALLS, START_STEPS, sample_prior};
+pub use start::{START_CALLS, sample_prior};

@@ -17,7 +17,7 @@ pub use denoiser::{Denoiser, Pullback};
 pub use error::{Error, Result};
 pub use precond::{Coefficients, Precond, UNetDenoiser};
 pub use prior::{PriorCard, PriorInfo, add_prior_metadata, load_prior, read_prior, read_prior_metadata};
-pub use sample::{SampleConfig, sample, sample_with};
+pub use sample::{SampleConfig, Sampler, ancestral_step, sample};
 pub use source::ImageSource;
 pub use unet::{GradientSum, Parameter, SongUNet, Tape, UNetConfig};
 pub use wiener::Wiener;

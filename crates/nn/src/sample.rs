@@ -1,12 +1,38 @@
 use crate::schedule::karras_sigmas;
 use crate::{Denoiser, Error, Result};
 use halation_compute::{Philox, Tensor};
+use rayon::prelude::*;
 use std::ops::Range;
 
-/// Settings of the sampler of Karras et al. 2022 (arXiv:2206.00364, algorithm 2).
+/// How a sampler goes from one noise level to the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sampler {
+    /// The reverse of the noising, with fresh noise at each level ([`ancestral_step`]); one network call a level. Where the network is not exact, its errors
+    /// at high noise are mended at lower noise.
+    Ancestral,
+    /// The probability flow by Heun's method with fresh noise along the way (Karras et al. 2022, arXiv:2206.00364, algorithm 2; algorithm 1 without fresh
+    /// noise); two network calls a level but the last.
+    Heun {
+        /// Total amount of fresh noise, 0 for a deterministic path.
+        churn: f64,
+        /// Noise levels between which fresh noise is added.
+        churn_range: (f64, f64),
+        /// Standard deviation of the fresh noise.
+        churn_noise: f64,
+    },
+}
+
+impl Sampler {
+    /// Heun's method with the settings of Karras et al. for fresh noise.
+    pub fn heun(churn: f64) -> Self {
+        Self::Heun { churn, churn_range: (0.05, 50.0), churn_noise: 1.003 }
+    }
+}
+
+/// Settings of [`sample`]: noise levels as Karras et al. 2022 space them (eq. 5), and how to go from one to the next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleConfig {
-    /// Noise levels; each costs two network calls, the last one.
+    /// Noise levels.
     pub steps: usize,
     /// Smallest noise level.
     pub sigma_min: f64,
@@ -14,82 +40,78 @@ pub struct SampleConfig {
     pub sigma_max: f64,
     /// Spacing: larger values put more levels at small noise.
     pub rho: f64,
-    /// Total amount of fresh noise, 0 for a deterministic path.
-    pub churn: f64,
-    /// Noise levels between which fresh noise is added.
-    pub churn_range: (f64, f64),
-    /// Standard deviation of the fresh noise.
-    pub churn_noise: f64,
+    /// How to go from one level to the next.
+    pub sampler: Sampler,
 }
 
 impl SampleConfig {
-    /// The deterministic sampler with `steps` levels between 0.002 and 80.
+    /// Ancestral sampling with `steps` levels between 0.002 and 80.
     pub fn new(steps: usize) -> Self {
-        Self { steps, sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, churn: 0.0, churn_range: (0.05, 50.0), churn_noise: 1.003 }
+        Self { steps, sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, sampler: Sampler::Ancestral }
     }
 }
 
-/// Streams of the random numbers: far from those of training.
-const START: u16 = 0x5a00;
-const CHURN: u16 = 0x5a01;
-
-/// `draws` samples of the prior by the deterministic sampler; draw i is the same whatever range it is asked for in.
+/// The reverse transition from noise level `sigma` to `next`, in place: z' = (next/sigma)^2 z + (1 - (next/sigma)^2) m + next sqrt(1 - (next/sigma)^2) eps with
+/// standard normal `noise` eps.
 ///
-/// # Errors
-/// When the denoiser fails or `steps` is zero.
-pub fn sample(denoiser: &dyn Denoiser, draws: Range<u64>, steps: usize, seed: u64) -> Result<Tensor> {
-    sample_with(denoiser, draws, &SampleConfig::new(steps), seed, |_| ())
+/// With the denoised image for m, which is the mean of x0 alone, a step loses the variance of x0 given z. Denoised images of a reverse process are a
+/// martingale: 1 / (1 + next/sigma) times its last increment, from `before` (the denoised image one level before; none at the first) to `denoised`, puts it back,
+/// exactly where the prior is flat.
+pub fn ancestral_step(z: &mut Tensor, denoised: &Tensor, before: Option<&Tensor>, noise: &Tensor, sigma: f64, next: f64) {
+    let ratio = next / sigma;
+    let alpha = ratio * ratio;
+    let weight = if before.is_some() { (1.0 / (1.0 + ratio)) as f32 } else { 0.0 };
+    let scale = (next * (1.0 - alpha).sqrt()) as f32;
+    let parts = z.data_mut().par_iter_mut().zip(denoised.data()).zip(before.unwrap_or(denoised).data()).zip(noise.data());
+    parts.for_each(|(((z, d), before), e)| {
+        let mean = d + weight * (d - before);
+        *z = alpha as f32 * *z + (1.0 - alpha) as f32 * mean + scale * e;
+    });
 }
 
-/// As [`sample`] with all settings; `each` is told the number of levels done.
+/// `draws` samples of the prior; draw i is the same whatever range it is asked for in. `each` is told the number of levels done.
 ///
 /// # Errors
 /// When the denoiser fails, a setting is not usable, or values that are not finite arise.
-pub fn sample_with(
+pub fn sample(
     denoiser: &dyn Denoiser,
+    rng: Philox,
     draws: Range<u64>,
     config: &SampleConfig,
-    seed: u64,
     mut each: impl FnMut(usize),
 ) -> Result<Tensor> {
-    let &SampleConfig { steps, sigma_min, sigma_max, rho, churn, churn_range, churn_noise } = config;
+    let &SampleConfig { steps, sigma_min, sigma_max, rho, sampler } = config;
+    let churn = if let Sampler::Heun { churn, .. } = sampler { churn } else { 0.0 };
     if steps == 0 || !(sigma_min > 0.0 && sigma_max > sigma_min && sigma_max.is_finite() && rho > 0.0 && churn >= 0.0) {
         return Err(Error::Invalid(format!("{config:?}: expected steps > 0, 0 < sigma_min < sigma_max, rho > 0, churn >= 0")));
     }
-    let rng = Philox::new(seed);
     let n = draws.end.saturating_sub(draws.start) as usize;
-    let item = denoiser.item_shape();
     let levels = karras_sigmas(steps, sigma_min, sigma_max, rho);
-    let mut x = rng.stream(START).normal(draws.clone(), 0, &item)?;
+    let noise = |step: usize| rng.normal(draws.clone(), step as u32, &denoiser.item_shape());
+    let denoise = |x: &Tensor, sigma: f64| denoiser.denoise(x, &vec![sigma as f32; n]);
+    let mut x = noise(0)?;
     x.data_mut().iter_mut().for_each(|v| *v *= levels[0] as f32);
-    // dx/dsigma = (x - D) / sigma, the probability flow in sigma.
-    let slope = |x: &Tensor, sigma: f64| -> Result<Tensor> {
-        let mut d = denoiser.denoise(x, &vec![sigma as f32; n])?;
-        let inverse = (1.0 / sigma) as f32;
-        d.data_mut().iter_mut().zip(x.data()).for_each(|(d, x)| *d = (x - *d) * inverse);
-        Ok(d)
-    };
-    let add = |x: &mut Tensor, factor: f64, d: &Tensor| {
-        let factor = factor as f32;
-        x.data_mut().iter_mut().zip(d.data()).for_each(|(x, d)| *x += factor * d);
-    };
+    let mut before: Option<Tensor> = None;
     for (i, pair) in levels.windows(2).enumerate() {
-        let (mut sigma, next) = (pair[0], pair[1]);
-        if churn > 0.0 && (churn_range.0..=churn_range.1).contains(&sigma) {
-            let raised = sigma * (1.0 + (churn / steps as f64).min(std::f64::consts::SQRT_2 - 1.0));
-            let noise = rng.stream(CHURN).normal(draws.clone(), i as u32, &item)?;
-            add(&mut x, (raised * raised - sigma * sigma).sqrt() * churn_noise, &noise);
-            sigma = raised;
-        }
-        let first = slope(&x, sigma)?;
-        let mut moved = x.clone();
-        add(&mut moved, next - sigma, &first);
-        if next > 0.0 {
-            let second = slope(&moved, next)?;
-            add(&mut x, 0.5 * (next - sigma), &first);
-            add(&mut x, 0.5 * (next - sigma), &second);
-        } else {
-            x = moved;
+        let (sigma, next) = (pair[0], pair[1]);
+        match sampler {
+            Sampler::Ancestral => {
+                let denoised = denoise(&x, sigma)?;
+                if next > 0.0 {
+                    ancestral_step(&mut x, &denoised, before.as_ref(), &noise(i + 1)?, sigma, next);
+                    before = Some(denoised);
+                } else {
+                    x = denoised;
+                }
+            }
+            Sampler::Heun { churn, churn_range, churn_noise } => {
+                let mut from = sigma;
+                if churn > 0.0 && (churn_range.0..=churn_range.1).contains(&sigma) {
+                    from = sigma * (1.0 + (churn / steps as f64).min(std::f64::consts::SQRT_2 - 1.0));
+                    add(&mut x, (from * from - sigma * sigma).sqrt() * churn_noise, &noise(i + 1)?);
+                }
+                heun_step(&mut x, denoise, from, next)?;
+            }
         }
         each(i + 1);
     }
@@ -101,6 +123,32 @@ pub fn sample_with(
         ))),
         None => Ok(x),
     }
+}
+
+fn add(x: &mut Tensor, factor: f64, d: &Tensor) {
+    let factor = factor as f32;
+    x.data_mut().iter_mut().zip(d.data()).for_each(|(x, d)| *x += factor * d);
+}
+
+/// dx/dsigma = (x - D) / sigma, the probability flow in sigma, from `sigma` to `next`.
+fn heun_step(x: &mut Tensor, denoise: impl Fn(&Tensor, f64) -> Result<Tensor>, sigma: f64, next: f64) -> Result<()> {
+    let slope = |x: &Tensor, sigma: f64| -> Result<Tensor> {
+        let mut d = denoise(x, sigma)?;
+        let inverse = (1.0 / sigma) as f32;
+        d.data_mut().iter_mut().zip(x.data()).for_each(|(d, x)| *d = (x - *d) * inverse);
+        Ok(d)
+    };
+    let first = slope(x, sigma)?;
+    let mut moved = x.clone();
+    add(&mut moved, next - sigma, &first);
+    if next > 0.0 {
+        let second = slope(&moved, next)?;
+        add(x, 0.5 * (next - sigma), &first);
+        add(x, 0.5 * (next - sigma), &second);
+    } else {
+        *x = moved;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -130,29 +178,36 @@ mod tests {
     /// The flow of normal data is linear: it maps noise 80 z to 0.3 + 0.5 (80 z - 0.3) / sqrt(0.25 + 80^2). The method is of second order:
     /// twice the levels leave a quarter of the error, which for |z| < 3.5 is below 8e-3 with 60 levels.
     #[test]
-    fn normal_data_come_back_to_second_order() {
-        let start = Philox::new(9).stream(START).normal(0..4, 0, &[1, 8, 8]).unwrap();
+    fn the_flow_is_followed_to_second_order() {
+        let rng = Philox::new(9);
+        let start = rng.normal(0..4, 0, &[1, 8, 8]).unwrap();
         assert!(start.data().iter().all(|z| z.abs() < 3.5));
         let error = |steps: usize| {
             let exact = |z: f32| 0.3 + 0.5 * (80.0 * z as f64 - 0.3) / (0.25f64 + 6400.0).sqrt();
-            let found = sample(&Normal, 0..4, steps, 9).unwrap();
+            let config = SampleConfig { sampler: Sampler::heun(0.0), ..SampleConfig::new(steps) };
+            let found = sample(&Normal, rng, 0..4, &config, |_| ()).unwrap();
             found.data().iter().zip(start.data()).map(|(x, z)| (*x as f64 - exact(*z)).abs()).fold(0.0, f64::max)
         };
         let (coarse, fine) = (error(30), error(60));
         assert!(fine < 8e-3 && (3.5..5.0).contains(&(coarse / fine)), "{coarse} {fine}");
     }
 
+    /// Mean and standard deviation of 16384 values within four standard errors and the discretisation error, and draws that do not depend on the range.
     #[test]
-    fn churn_keeps_the_distribution() {
-        let config = SampleConfig { churn: 20.0, churn_noise: 1.0, ..SampleConfig::new(60) };
-        let x = sample_with(&Normal, 0..256, &config, 1, |_| ()).unwrap();
-        let n = x.len() as f64;
-        let mean = x.data().iter().map(|v| *v as f64).sum::<f64>() / n;
-        let sd = (x.data().iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / n).sqrt();
-        // Four standard errors of 16384 values, and the discretisation error of 60 levels.
-        assert!((mean - 0.3).abs() < 4.0 * 0.5 / n.sqrt() && (sd - 0.5).abs() < 4.0 * 0.5 / (2.0 * n).sqrt() + 5e-3, "{mean} {sd}");
-        let part = sample_with(&Normal, 7..9, &config, 1, |_| ()).unwrap();
-        assert_eq!((part.item(0), part.item(1)), (x.item(7), x.item(8)));
-        assert!(sample(&Normal, 0..1, 0, 0).is_err());
+    fn fresh_noise_keeps_the_distribution() {
+        let heun = Sampler::Heun { churn: 20.0, churn_range: (0.05, 50.0), churn_noise: 1.0 };
+        for (sampler, steps, discretisation) in [(heun, 60, 5e-3), (Sampler::Ancestral, 40, 5e-3)] {
+            let config = SampleConfig { sampler, ..SampleConfig::new(steps) };
+            let x = sample(&Normal, Philox::new(1), 0..256, &config, |_| ()).unwrap();
+            let n = x.len() as f64;
+            let mean = x.data().iter().map(|v| *v as f64).sum::<f64>() / n;
+            let sd = (x.data().iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / n).sqrt();
+            println!("{sampler:?}: {mean} {sd}");
+            assert!((mean - 0.3).abs() < 4.0 * 0.5 / n.sqrt(), "{sampler:?}: {mean}");
+            assert!((sd - 0.5).abs() < 4.0 * 0.5 / (2.0 * n).sqrt() + discretisation, "{sampler:?}: {sd}");
+            let part = sample(&Normal, Philox::new(1), 7..9, &config, |_| ()).unwrap();
+            assert_eq!((part.item(0), part.item(1)), (x.item(7), x.item(8)));
+        }
+        assert!(sample(&Normal, Philox::new(1), 0..1, &SampleConfig::new(0), |_| ()).is_err());
     }
 }

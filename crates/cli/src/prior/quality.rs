@@ -228,7 +228,8 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
         let trained_here = report.run.is_ok();
         let mut entries = if trained_here { simulator.metadata() } else { BTreeMap::new() };
         let from = json!({
-            "fov_uas": rings.fov_uas, "samples": rings.prior.images, "error": rings.prior.error, "seed": seed, "steps": sample::STEPS,
+            "fov_uas": rings.fov_uas, "samples": rings.prior.images, "error": rings.prior.error, "seed": seed,
+            "sampler": "ancestral", "steps": sample::STEPS,
             "simulator": rings.simulator.share,
         });
         entries.insert("ring_probability".into(), rings.prior.share.to_string());
@@ -295,7 +296,11 @@ impl Report<'_> {
         ] {
             println!("  {what:<48} {} of {}", share.percent(), share.images);
         }
-        println!("  samples less simulator: {difference:.1} +- {error:.1} points ({} levels, seed {})", sample::STEPS, self.seed);
+        println!(
+            "  samples less simulator: {difference:.1} +- {error:.1} points (ancestral, {} levels, seed {})",
+            sample::STEPS,
+            self.seed
+        );
     }
 
     fn json(&self) -> serde_json::Value {
@@ -306,7 +311,9 @@ impl Report<'_> {
             }
             Err(why) => json!({ "not_measured": why }),
         };
-        let ring_gate = self.rings.map(|rings| json!({ "shares": rings, "sampler_levels": sample::STEPS, "seed": self.seed }));
+        let ring_gate = self
+            .rings
+            .map(|rings| json!({ "shares": rings, "sampler": "ancestral", "sampler_levels": sample::STEPS, "seed": self.seed }));
         json!({
             "prior": self.info.path,
             "sha256": self.info.sha256,

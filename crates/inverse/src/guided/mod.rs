@@ -11,6 +11,7 @@
 //! good, it goes on from the other's states, and then they are not compared. Draws that fit as no image of the prior would, where there are no better
 //! ones, are counted in the label.
 
+mod errors;
 mod plausibility;
 mod state;
 mod step;
@@ -25,12 +26,14 @@ use crate::numeric::{geometric, systematic};
 use crate::populations;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
+use errors::denoising_errors;
 use halation_compute::{Philox, Tensor};
+use halation_nn::ancestral_step;
 use halation_posterior::{Ensemble, OutputKind};
 use plausibility::{Plausibility, log_prior};
 use rayon::prelude::*;
 use std::ops::Range;
-use step::{denoising_errors, guide};
+use step::guide;
 
 /// Settings of the guided reverse diffusion.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,7 +68,7 @@ const RESTART: f64 = 1.0;
 const BOTTOM: f64 = 0.05;
 /// Levels at which the denoising error is measured, and prior samples on which.
 const NODES: usize = 12;
-const TRUTHS: usize = 16;
+const TRUTHS: usize = 24;
 /// Draws the log prior of which falls short of that of every prior sample by more than this are unlike the prior. Among images of M87* that fit alike it
 /// differs by 60; structures that wrong descents have forced fall short by hundreds.
 const UNLIKE: f64 = 100.0;
@@ -179,7 +182,7 @@ impl Solver for Guided {
         populations::whole(self.name(), &draws)?;
         let particles = self.particles(draws.end as usize)?;
         let range = problem.pixel_range();
-        let truths = sample_prior(problem.prior, range, rng.stream(START), 0..particles.max(TRUTHS) as u64, 0)?;
+        let truths = sample_prior(problem.prior, range, rng.stream(START), 0..particles.max(TRUTHS) as u64)?;
         let x = truths.select(&(0..particles).collect::<Vec<_>>())?;
         let (last, curvature) = self.last_level(problem, &x)?;
         let (ladder, ends) = self.ladder(range, last);
@@ -201,7 +204,6 @@ impl Solver for Guided {
             ancestors: (0..particles as u64).collect(),
             ladder,
             ends,
-            nodes,
             errors,
             curvature,
             known,
@@ -212,7 +214,8 @@ impl Solver for Guided {
     }
 
     fn describe(&self, state: &GuidedState) -> Vec<String> {
-        let percent: Vec<String> = state.nodes.iter().zip(&state.errors).map(|(s, e)| format!("{s:.3}: {:.3}", e / s)).collect();
+        let percent: Vec<String> =
+            state.errors.iter().map(|e| format!("{:.3}: {:.3} ({:+.2})", e.sigma, e.ln_error.exp() / e.sigma, e.slope)).collect();
         vec![
             format!(
                 "largest eigenvalue of J^T J {:.4e}; {} levels in {} descents from {:.4} to {:.4}; {} particles in two populations",
@@ -223,7 +226,10 @@ impl Solver for Guided {
                 state.ladder[state.ladder.len() - 1],
                 state.x.draws()
             ),
-            format!("denoising error along the data over the noise level: {}", percent.join(", ")),
+            format!(
+                "denoising error along the data over the noise level (and its power of the image's brightness): {}",
+                percent.join(", ")
+            ),
         ]
     }
 
@@ -233,12 +239,12 @@ impl Solver for Guided {
         let n = state.x.draws();
         let item = problem.prior.item_shape();
         let basis = state.basis(problem)?;
-        let guided = guide(problem, basis.as_deref(), &state.z, sigma, state.error(sigma))?;
+        let descent = state.ends.iter().position(|end| k <= *end).unwrap_or(0);
+        let begins = k == 0 || state.ends.contains(&(k - 1));
+        let guided = guide(problem, basis.as_deref(), &state.z, sigma, &state.errors)?;
         if let Some(i) = guided.denoised.data().iter().position(|v| !v.is_finite()) {
             return Err(Error::Numerical(format!("particle {} is not finite at noise level {sigma}", i / problem.len())));
         }
-        let descent = state.ends.iter().position(|end| k <= *end).unwrap_or(0);
-        let begins = k == 0 || state.ends.contains(&(k - 1));
         let noise = state.rng.stream(NOISE).normal(0..n as u64, k as u32 + 1, &item)?;
         if k + 1 == state.ladder.len() {
             state.x = guided.denoised;
@@ -258,16 +264,8 @@ impl Solver for Guided {
             let up = (state.ladder[k + 1].powi(2) - sigma * sigma).max(0.0).sqrt() as f32;
             state.z.data_mut().iter_mut().zip(noise.data()).for_each(|(z, e)| *z += up * e);
         } else {
-            // Reverse transition (ancestral). With the mean alone for x0 a step loses the variance of x0 given the state. Denoised images of a reverse
-            // process are a martingale: the weight of their last increment puts it back, exactly where the prior is flat.
-            let alpha = (state.ladder[k + 1] / sigma).powi(2);
-            let weight = if begins { 0.0 } else { 1.0 / (1.0 + alpha.sqrt()) };
-            let scale = state.ladder[k + 1] * (1.0 - alpha).sqrt();
-            let parts = state.z.data_mut().par_iter_mut().zip(guided.denoised.data()).zip(state.before.data()).zip(noise.data());
-            parts.for_each(|(((z, d), before), e)| {
-                let mean = d + weight as f32 * (d - before);
-                *z = alpha as f32 * *z + (1.0 - alpha) as f32 * mean + scale as f32 * e;
-            });
+            let before = (!begins).then_some(&state.before);
+            ancestral_step(&mut state.z, &guided.denoised, before, &noise, sigma, state.ladder[k + 1]);
             state.before = guided.denoised.clone();
             state.x = guided.denoised;
         }

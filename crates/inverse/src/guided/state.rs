@@ -1,5 +1,6 @@
 //! Where a guided population stands.
 
+use super::errors::{self, DenoisingError};
 use crate::curvature::SharedBasis;
 use crate::solver::{put_tensor, tensor_of};
 use crate::{Checkpoint, Error, Problem, Result};
@@ -21,9 +22,8 @@ pub struct GuidedState {
     pub(super) ladder: Vec<f64>,
     /// Index of the last level of every descent.
     pub(super) ends: Vec<usize>,
-    /// Noise levels at which the denoising error was measured, falling, and the errors.
-    pub(super) nodes: Vec<f64>,
-    pub(super) errors: Vec<f64>,
+    /// The denoising error as measured, at falling noise levels.
+    pub(super) errors: Vec<DenoisingError>,
     pub(super) curvature: f64,
     /// Lowest log prior of the prior samples.
     pub(super) known: f64,
@@ -43,18 +43,6 @@ impl GuidedState {
         }
         Ok(self.basis.clone())
     }
-
-    /// The denoising error at `sigma`, by interpolation in logarithms; below the last node in proportion to sigma.
-    pub(super) fn error(&self, sigma: f64) -> f64 {
-        let n = self.nodes.len();
-        let step = (self.nodes[n - 1] / self.nodes[0]).ln() / (n - 1) as f64;
-        let at = ((sigma / self.nodes[0]).ln() / step).max(0.0);
-        if at >= (n - 1) as f64 {
-            return self.errors[n - 1] * sigma / self.nodes[n - 1];
-        }
-        let i = at as usize;
-        (self.errors[i].ln() + (at - i as f64) * (self.errors[i + 1] / self.errors[i]).ln()).exp()
-    }
 }
 
 impl Checkpoint for GuidedState {
@@ -67,8 +55,8 @@ impl Checkpoint for GuidedState {
         file.insert_u64("ancestors", &[n], self.ancestors.clone());
         file.insert_f64("ladder", &[self.ladder.len()], self.ladder.clone());
         file.insert_u64("ends", &[self.ends.len()], self.ends.iter().map(|e| *e as u64).collect());
-        file.insert_f64("nodes", &[self.nodes.len()], self.nodes.clone());
-        file.insert_f64("errors", &[self.errors.len()], self.errors.clone());
+        let errors = self.errors.iter().flat_map(|e| e.to_array()).collect();
+        file.insert_f64("errors", &[self.errors.len(), errors::FIELDS], errors);
         file.insert_f64("measured", &[2], vec![self.curvature, self.known]);
         let [k0, k1] = self.fewest_kept.map(|k| k as u64);
         let lost = self.lost.map_or(0, |p| p as u64 + 1);
@@ -91,8 +79,7 @@ impl Checkpoint for GuidedState {
             ancestors: file.u64s("ancestors")?.1.to_vec(),
             ladder: file.f64s("ladder")?.1.to_vec(),
             ends: file.u64s("ends")?.1.iter().map(|e| *e as usize).collect(),
-            nodes: file.f64s("nodes")?.1.to_vec(),
-            errors: file.f64s("errors")?.1.to_vec(),
+            errors: file.f64s("errors")?.1.as_chunks().0.iter().map(DenoisingError::of_array).collect(),
             curvature,
             known,
             fewest_kept: [k0 as usize, k1 as usize],
@@ -106,8 +93,7 @@ impl Checkpoint for GuidedState {
             || n == 0
             || state.ends.last() != Some(&(state.ladder.len().wrapping_sub(1)))
             || state.step > state.ladder.len()
-            || state.nodes.len() != state.errors.len()
-            || state.nodes.len() < 2
+            || state.errors.len() < 2
         {
             return Err(damaged());
         }

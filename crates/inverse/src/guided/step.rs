@@ -1,47 +1,14 @@
-//! One level of the guided reverse diffusion, and the denoising error that it stands on.
+//! One level of the guided reverse diffusion.
 
-use crate::curvature::{SharedBasis, checked, linearise, whiten};
+use super::errors::{DenoisingError, error_at};
+use crate::curvature::{SharedBasis, checked, whiten};
 use crate::numeric::dot;
-use crate::{Error, Problem, Result, Whitened};
-use halation_compute::{Philox, Tensor};
+use crate::{Problem, Result};
+use halation_compute::Tensor;
 use rayon::prelude::*;
 
 /// Images that pass through the network together with their pullback, which keeps every activation.
 const BATCH: usize = 8;
-
-/// How far a denoised image is from the truth as the data see it, at every noise level of `nodes`: standard deviation per unit length of image
-/// space, measured on `truths` (prior samples x0) as the median over them of |J (D(x0 + sigma eps, sigma) - x0)|^2 / tr(J J^T).
-pub(super) fn denoising_errors(problem: &Problem, truths: &Tensor, nodes: &[f64], rng: Philox) -> Result<Vec<f64>> {
-    let n = truths.draws();
-    let at: Vec<_> = (0..n)
-        .into_par_iter()
-        .map(|i| {
-            let at = linearise(problem.likelihood, truths.item(i))?;
-            let trace = at.gram().diag().sum();
-            Ok((at, trace))
-        })
-        .collect::<Result<_>>()?;
-    let mut errors = Vec::with_capacity(nodes.len());
-    for (step, sigma) in nodes.iter().enumerate() {
-        let noise = rng.normal(0..n as u64, step as u32, &problem.prior.item_shape())?;
-        let noisy = truths.data().iter().zip(noise.data()).map(|(x, e)| x + *sigma as f32 * e).collect();
-        let denoised = problem.prior.denoise(&Tensor::from_vec(truths.shape(), noisy)?, &vec![*sigma as f32; n])?;
-        let ratio = |(i, (at, trace)): (usize, &(Box<dyn Whitened + '_>, f64))| {
-            let error: Vec<f64> = denoised.item(i).iter().zip(truths.item(i)).map(|(d, x)| f64::from(*d - *x)).collect();
-            at.jvp(&error).iter().map(|v| v * v).sum::<f64>() / trace
-        };
-        let mut ratios: Vec<f64> = at.iter().enumerate().map(ratio).collect();
-        ratios.sort_by(f64::total_cmp);
-        let error = (0.5 * (ratios[(n - 1) / 2] + ratios[n / 2])).sqrt();
-        if !(error > 0.0 && error.is_finite()) {
-            return Err(Error::Numerical(format!(
-                "the prior's denoising error at noise level {sigma} is {error} as the data see it; expected a positive number: the prior's network is damaged, or the data do not depend on the image"
-            )));
-        }
-        errors.push(error);
-    }
-    Ok(errors)
-}
 
 /// The denoised images given the data as well, and what the data say of each state.
 pub(super) struct Guided {
@@ -51,7 +18,7 @@ pub(super) struct Guided {
     pub log_likelihood: Vec<f64>,
 }
 
-/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `error` is that of [`denoising_errors`];
+/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `errors` are those of [`denoising_errors`](super::errors::denoising_errors);
 /// `basis` is that of a linear problem.
 ///
 /// Given x the truth is taken as D plus a Gaussian, so that the data follow the likelihood linearised at D, seen through noise:
@@ -59,20 +26,31 @@ pub(super) struct Guided {
 /// leaves out, `Whitened::covariance`). Its gradient by the network's pullback moves D by the covariance of x0 given x,
 /// sigma^2 dD/dx: D' = D - sigma^2 (dD/dx)^T J^T C^-1 rho (PiGDM, Song et al. 2023, ICLR, with the error measured instead of assumed). Where dD/dx leaves
 /// less freedom along the data than the error that was measured, the network is too sure of itself, and the rest goes in directly ([`Pull::lacking`]).
-pub(super) fn guide(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, sigma: f64, error: f64) -> Result<Guided> {
+pub(super) fn guide(
+    problem: &Problem,
+    basis: Option<&SharedBasis>,
+    x: &Tensor,
+    sigma: f64,
+    errors: &[DenoisingError],
+) -> Result<Guided> {
     let n = x.draws();
     let (mut images, mut log_likelihood) = (Vec::with_capacity(x.len()), Vec::with_capacity(n));
     for first in (0..n).step_by(BATCH) {
         let index: Vec<usize> = (first..(first + BATCH).min(n)).collect();
         let part = x.select(&index)?;
         let (denoised, pullback) = problem.prior.denoise_with_pullback(&part, &vec![sigma as f32; index.len()])?;
-        let pulls: Vec<Pull> =
-            (0..index.len()).into_par_iter().map(|i| Pull::at(problem, basis, denoised.item(i), error)).collect::<Result<_>>()?;
+        let pulls: Vec<Pull> = (0..index.len())
+            .into_par_iter()
+            .map(|i| {
+                let image = denoised.item(i);
+                Pull::at(problem, basis, image, error_at(errors, problem, sigma, image))
+            })
+            .collect::<Result<_>>()?;
         let cotangent = pulls.iter().flat_map(|p| p.gradient.iter().map(|v| *v as f32)).collect();
         let pulled = pullback.vjp(&Tensor::from_vec(part.shape(), cotangent)?)?;
         for (i, pull) in pulls.iter().enumerate() {
             let pulled: Vec<f64> = pulled.item(i).iter().map(|v| sigma * sigma * f64::from(*v)).collect();
-            let direct = pull.lacking(&pulled, error) * error * error;
+            let direct = pull.lacking(&pulled) * pull.error * pull.error;
             let moved = pulled.iter().zip(&pull.gradient).map(|(p, g)| p + direct * g);
             images.extend(denoised.item(i).iter().zip(moved).map(|(d, m)| d - m as f32));
             log_likelihood.push(pull.log_likelihood);
@@ -83,6 +61,8 @@ pub(super) fn guide(problem: &Problem, basis: Option<&SharedBasis>, x: &Tensor, 
 
 /// What the data say of one denoised image.
 struct Pull {
+    /// The denoising error e.
+    error: f64,
     /// log p(data | state).
     log_likelihood: f64,
     /// g = J^T C^-1 rho.
@@ -98,13 +78,13 @@ impl Pull {
             Some(basis) => basis.whiten(at.value(), error),
             None => whiten(at.as_ref(), error)?,
         };
-        Ok(Self { log_likelihood, gradient: at.vjp(&solved), misfit: dot(at.value(), &solved) })
+        Ok(Self { error, log_likelihood, gradient: at.vjp(&solved), misfit: dot(at.value(), &solved) })
     }
 
-    /// How much of the misfit the network's own covariance leaves to be explained by the measured error: (error^2 |g|^2 - g^T sigma^2 dD/dx g) / misfit,
+    /// How much of the misfit the network's own covariance leaves to be explained by the measured error: (e^2 |g|^2 - g^T sigma^2 dD/dx g) / misfit,
     /// where `pulled` is sigma^2 (dD/dx)^T g. None where the network allows for as much as its error is.
-    fn lacking(&self, pulled: &[f64], error: f64) -> f64 {
-        let lacking = error * error * dot(&self.gradient, &self.gradient) - dot(&self.gradient, pulled);
+    fn lacking(&self, pulled: &[f64]) -> f64 {
+        let lacking = self.error * self.error * dot(&self.gradient, &self.gradient) - dot(&self.gradient, pulled);
         if lacking > 0.0 { (lacking / self.misfit).min(1.0) } else { 0.0 }
     }
 }
@@ -116,10 +96,10 @@ mod tests {
     /// Along g = (3, 4) the measured error 0.2 leaves a variance of 1; the network half of it, all of it, more, or less than none.
     #[test]
     fn what_the_network_lacks() {
-        let pull = Pull { log_likelihood: 0.0, gradient: vec![3.0, 4.0], misfit: 2.0 };
+        let pull = Pull { error: 0.2, log_likelihood: 0.0, gradient: vec![3.0, 4.0], misfit: 2.0 };
         let along = |variance: f64| [3.0, 4.0].map(|g| variance * g / 25.0);
         for (variance, expected) in [(0.5, 0.25), (1.0, 0.0), (1.5, 0.0), (-2.0, 1.0), (f64::NAN, 0.0)] {
-            assert!((pull.lacking(&along(variance), 0.2) - expected).abs() < 1e-12, "{variance}");
+            assert!((pull.lacking(&along(variance)) - expected).abs() < 1e-12, "{variance}");
         }
     }
 }

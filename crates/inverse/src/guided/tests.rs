@@ -225,7 +225,7 @@ fn cost_is_known_before() {
     let prior = g1();
     let likelihood = likelihood(&arr2(&[[1.0, 0.5]]), &[0.9], 0.3);
     let plan = Guided::default().plan(&problem(&prior, prior.range(), &likelihood), 20).unwrap();
-    assert_eq!((plan.particles, plan.steps, plan.network_evaluations), (24, 310, 35 + 12 + 620 + 5 * 24));
+    assert_eq!((plan.particles, plan.steps, plan.network_evaluations), (24, 310, 40 + 12 + 620 + 5 * 24));
 }
 
 /// Levels fall within each descent, begin and end where they should, and are as many as asked for.

@@ -236,7 +236,7 @@ impl Solver for PnpDm {
         check_needs(self, problem)?;
         populations::whole(self.name(), &draws)?;
         let particles = self.particles(draws.end as usize)?;
-        let x = sample_prior(problem.prior, problem.pixel_range(), rng.stream(START), 0..particles as u64, 0)?;
+        let x = sample_prior(problem.prior, problem.pixel_range(), rng.stream(START), 0..particles as u64)?;
         let basis = Arc::new(SharedBasis::of(problem.likelihood)?);
         let first = self.first_rho(problem, &basis, &x)?;
         let (last, curvature) = self.last_rho(&basis)?;
