@@ -178,7 +178,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let plan = f.run(&with(&["-o", "bad", "--dry-run"]));
     success(&plan);
     let text = String::from_utf8_lossy(&plan.stdout).into_owned();
-    ["2 data", "32 particles", "995 network evaluations", "minutes", "MiB"]
+    ["2 data", "32 particles", "1000 network evaluations", "minutes", "MiB"]
         .iter()
         .for_each(|e| assert!(text.contains(e), "{text}"));
     assert!(!f.path("bad.partial").exists());

@@ -60,6 +60,8 @@ pub struct DpsState {
 }
 
 impl Checkpoint for DpsState {
+    const REVISION: u32 = 1;
+
     fn save(&self) -> TensorFile {
         let mut file = TensorFile::new();
         put_tensor(&mut file, "x", &self.x);

@@ -55,6 +55,7 @@ fn save<S: Checkpoint>(state: &S, solver: &str, drive: &Drive, step: usize, tota
     let mut file = state.save();
     file.metadata.insert("kind".into(), "solver_state".into());
     file.metadata.insert("solver".into(), solver.into());
+    file.metadata.insert("revision".into(), S::REVISION.to_string());
     file.metadata.insert("fingerprint".into(), drive.fingerprint.clone());
     file.metadata.insert("step".into(), step.to_string());
     file.metadata.insert("total".into(), total.to_string());
@@ -76,6 +77,10 @@ fn load<S: Checkpoint>(path: &Path, solver: &str, drive: &Drive) -> Result<(S, b
     let found = file.text("solver")?;
     if found != solver {
         return refuse("solver", found, solver);
+    }
+    let revision = file.metadata.get("revision").map_or("none", String::as_str);
+    if revision != S::REVISION.to_string() {
+        return refuse("revision", &format!("solver revision {revision}"), &S::REVISION.to_string());
     }
     if file.text("fingerprint")? != drive.fingerprint {
         return refuse("fingerprint", "other settings, inputs or prior", "its own");
@@ -200,9 +205,17 @@ mod tests {
             Driven::Interrupted { .. } => panic!("nobody asked to stop"),
         };
         assert_eq!((again.images, again.attributes), (whole.images, whole.attributes));
-        // The same folder with other settings is refused.
-        let other = Drive { fingerprint: "b".into(), ..part };
-        let error = drive(&solver, &problem, &other, &never, |_, _| {}, |_| {}).unwrap_err().to_string();
-        assert!(error.contains("--force") && error.contains("state.safetensors"), "{error}");
+        let refused = |settings: &Drive, place: &str| {
+            let error = drive(&solver, &problem, settings, &never, |_, _| {}, |_| {}).unwrap_err().to_string();
+            assert!(error.contains("--force") && error.contains("state.safetensors") && error.contains(place), "{error}");
+        };
+        // The same folder with other settings is refused, and a state of an earlier solver, which said nothing of its revision.
+        let other = Drive { fingerprint: "b".into(), ..part.clone() };
+        refused(&other, "fingerprint");
+        let path = part.folder.join(STATE_FILE);
+        let mut file = TensorFile::read(&path).unwrap();
+        file.metadata.remove("revision");
+        file.write(&path).unwrap();
+        refused(&part, "revision");
     }
 }

@@ -8,6 +8,8 @@ use std::ops::Range;
 
 /// Named tensors out, named tensors in: a state that continues to the same bits.
 pub trait Checkpoint: Sized {
+    /// Raised where states of before would go on to another result: they are refused.
+    const REVISION: u32;
     /// Everything that the next step depends on.
     fn save(&self) -> TensorFile;
     /// The state that [`Checkpoint::save`] wrote.

@@ -46,6 +46,8 @@ impl GuidedState {
 }
 
 impl Checkpoint for GuidedState {
+    const REVISION: u32 = 2;
+
     fn save(&self) -> TensorFile {
         let mut file = TensorFile::new();
         put_tensor(&mut file, "z", &self.z);

@@ -66,6 +66,8 @@ impl PnpDmState {
 }
 
 impl Checkpoint for PnpDmState {
+    const REVISION: u32 = 1;
+
     fn save(&self) -> TensorFile {
         let mut file = TensorFile::new();
         put_tensor(&mut file, "x", &self.x);
