@@ -1,4 +1,4 @@
-use crate::schedule::karras_sigmas;
+use crate::schedule::{geometric_sigmas, karras_sigmas};
 use crate::{Denoiser, Error, Result};
 use halation_compute::{Philox, Tensor};
 use rayon::prelude::*;
@@ -7,12 +7,14 @@ use std::ops::Range;
 /// How a sampler goes from one noise level to the next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampler {
-    /// The reverse of the noising, with fresh noise at each level ([`ancestral_step`]); one network call a level. Where the network is not exact, its errors
-    /// at high noise are mended at lower noise.
+    /// The reverse of the noising, with fresh noise at each level ([`ancestral_step`]); levels evenly spaced in the logarithm, one network call each. Where the
+    /// network is not exact, its errors at high noise are mended at lower noise.
     Ancestral,
     /// The probability flow by Heun's method with fresh noise along the way (Karras et al. 2022, arXiv:2206.00364, algorithm 2; algorithm 1 without fresh
-    /// noise); two network calls a level but the last.
+    /// noise), with its levels (eq. 5); two network calls a level but the last.
     Heun {
+        /// Spacing of the levels: larger values put more of them at small noise.
+        rho: f64,
         /// Total amount of fresh noise, 0 for a deterministic path.
         churn: f64,
         /// Noise levels between which fresh noise is added.
@@ -23,13 +25,13 @@ pub enum Sampler {
 }
 
 impl Sampler {
-    /// Heun's method with the settings of Karras et al. for fresh noise.
+    /// Heun's method with the settings of Karras et al.
     pub fn heun(churn: f64) -> Self {
-        Self::Heun { churn, churn_range: (0.05, 50.0), churn_noise: 1.003 }
+        Self::Heun { rho: 7.0, churn, churn_range: (0.05, 50.0), churn_noise: 1.003 }
     }
 }
 
-/// Settings of [`sample`]: noise levels as Karras et al. 2022 space them (eq. 5), and how to go from one to the next.
+/// Settings of [`sample`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleConfig {
     /// Noise levels.
@@ -38,8 +40,6 @@ pub struct SampleConfig {
     pub sigma_min: f64,
     /// Largest noise level, at which sampling begins.
     pub sigma_max: f64,
-    /// Spacing: larger values put more levels at small noise.
-    pub rho: f64,
     /// How to go from one level to the next.
     pub sampler: Sampler,
 }
@@ -47,7 +47,7 @@ pub struct SampleConfig {
 impl SampleConfig {
     /// Ancestral sampling with `steps` levels between 0.002 and 80.
     pub fn new(steps: usize) -> Self {
-        Self { steps, sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, sampler: Sampler::Ancestral }
+        Self { steps, sigma_min: 0.002, sigma_max: 80.0, sampler: Sampler::Ancestral }
     }
 }
 
@@ -55,16 +55,14 @@ impl SampleConfig {
 /// standard normal `noise` eps.
 ///
 /// With the denoised image for m, which is the mean of x0 alone, a step loses the variance of x0 given z. Denoised images of a reverse process are a
-/// martingale: 1 / (1 + next/sigma) times its last increment, from `before` (the denoised image one level before; none at the first) to `denoised`, puts it back,
-/// exactly where the prior is flat.
+/// martingale: half of its last increment, from `before` (the denoised image one level before; none at the first) to `denoised`, puts it back to second order in
+/// ln(sigma/next) where the levels are evenly spaced in the logarithm (Lu et al. 2022, arXiv:2211.01095, SDE-DPM-Solver++(2M), got to by another way).
 pub fn ancestral_step(z: &mut Tensor, denoised: &Tensor, before: Option<&Tensor>, noise: &Tensor, sigma: f64, next: f64) {
-    let ratio = next / sigma;
-    let alpha = ratio * ratio;
-    let weight = if before.is_some() { (1.0 / (1.0 + ratio)) as f32 } else { 0.0 };
+    let alpha = (next / sigma).powi(2);
     let scale = (next * (1.0 - alpha).sqrt()) as f32;
     let parts = z.data_mut().par_iter_mut().zip(denoised.data()).zip(before.unwrap_or(denoised).data()).zip(noise.data());
     parts.for_each(|(((z, d), before), e)| {
-        let mean = d + weight * (d - before);
+        let mean = d + 0.5 * (d - before);
         *z = alpha as f32 * *z + (1.0 - alpha) as f32 * mean + scale * e;
     });
 }
@@ -80,13 +78,19 @@ pub fn sample(
     config: &SampleConfig,
     mut each: impl FnMut(usize),
 ) -> Result<Tensor> {
-    let &SampleConfig { steps, sigma_min, sigma_max, rho, sampler } = config;
-    let churn = if let Sampler::Heun { churn, .. } = sampler { churn } else { 0.0 };
-    if steps == 0 || !(sigma_min > 0.0 && sigma_max > sigma_min && sigma_max.is_finite() && rho > 0.0 && churn >= 0.0) {
+    let &SampleConfig { steps, sigma_min, sigma_max, sampler } = config;
+    let usable = match sampler {
+        Sampler::Ancestral => true,
+        Sampler::Heun { rho, churn, .. } => rho > 0.0 && churn >= 0.0,
+    };
+    if steps == 0 || !(usable && sigma_min > 0.0 && sigma_max > sigma_min && sigma_max.is_finite()) {
         return Err(Error::Invalid(format!("{config:?}: expected steps > 0, 0 < sigma_min < sigma_max, rho > 0, churn >= 0")));
     }
     let n = draws.end.saturating_sub(draws.start) as usize;
-    let levels = karras_sigmas(steps, sigma_min, sigma_max, rho);
+    let levels = match sampler {
+        Sampler::Ancestral => geometric_sigmas(steps, sigma_min, sigma_max),
+        Sampler::Heun { rho, .. } => karras_sigmas(steps, sigma_min, sigma_max, rho),
+    };
     let noise = |step: usize| rng.normal(draws.clone(), step as u32, &denoiser.item_shape());
     let denoise = |x: &Tensor, sigma: f64| denoiser.denoise(x, &vec![sigma as f32; n]);
     let mut x = noise(0)?;
@@ -104,7 +108,7 @@ pub fn sample(
                     x = denoised;
                 }
             }
-            Sampler::Heun { churn, churn_range, churn_noise } => {
+            Sampler::Heun { churn, churn_range, churn_noise, .. } => {
                 let mut from = sigma;
                 if churn > 0.0 && (churn_range.0..=churn_range.1).contains(&sigma) {
                     from = sigma * (1.0 + (churn / steps as f64).min(std::f64::consts::SQRT_2 - 1.0));
@@ -195,8 +199,8 @@ mod tests {
     /// Mean and standard deviation of 16384 values within four standard errors and the discretisation error, and draws that do not depend on the range.
     #[test]
     fn fresh_noise_keeps_the_distribution() {
-        let heun = Sampler::Heun { churn: 20.0, churn_range: (0.05, 50.0), churn_noise: 1.0 };
-        for (sampler, steps, discretisation) in [(heun, 60, 5e-3), (Sampler::Ancestral, 40, 5e-3)] {
+        let heun = Sampler::Heun { rho: 7.0, churn: 20.0, churn_range: (0.05, 50.0), churn_noise: 1.0 };
+        for (sampler, steps, discretisation) in [(heun, 60, 5e-3), (Sampler::Ancestral, 40, 6e-3)] {
             let config = SampleConfig { sampler, ..SampleConfig::new(steps) };
             let x = sample(&Normal, Philox::new(1), 0..256, &config, |_| ()).unwrap();
             let n = x.len() as f64;

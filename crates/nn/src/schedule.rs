@@ -96,6 +96,12 @@ pub fn karras_sigmas(steps: usize, min: f64, max: f64, rho: f64) -> Vec<f64> {
     (0..steps).map(at).chain([0.0]).collect()
 }
 
+/// `steps` noise levels from `max` to `min`, evenly spaced in the logarithm, then 0.
+pub fn geometric_sigmas(steps: usize, min: f64, max: f64) -> Vec<f64> {
+    let at = |i: usize| max * (min / max).powf(i as f64 / (steps.max(2) - 1) as f64);
+    (0..steps).map(at).chain([0.0]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +132,13 @@ mod tests {
             close(flow::eps_of_velocity(x, eps - x0, t), eps);
             close(flow::time(flow::sigma(t)), t);
         }
+    }
+
+    #[test]
+    fn geometric_levels() {
+        let s = geometric_sigmas(40, 0.002, 80.0);
+        assert_eq!((s.len(), s[0], s[40]), (41, 80.0, 0.0));
+        assert!((s[39] - 0.002).abs() < 1e-12 && s[..40].windows(2).all(|w| (w[1] / w[0] - s[1] / s[0]).abs() < 1e-12));
     }
 
     #[test]
