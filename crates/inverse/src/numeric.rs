@@ -129,11 +129,6 @@ pub(crate) fn systematic(logs: &[f64], n: usize, u: f64) -> Vec<usize> {
     chosen
 }
 
-/// `n` numbers in geometric progression from `first` to `last`.
-pub(crate) fn geometric(first: f64, last: f64, n: usize) -> Vec<f64> {
-    (0..n).map(|i| first * (last / first).powf(i as f64 / (n - 1).max(1) as f64)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-use crate::schedule::{geometric_sigmas, karras_sigmas};
+use crate::schedule::{geometric, karras_sigmas};
 use crate::{Denoiser, Error, Result};
 use halation_compute::{Philox, Tensor};
 use rayon::prelude::*;
@@ -88,7 +88,7 @@ pub fn sample(
     }
     let n = draws.end.saturating_sub(draws.start) as usize;
     let levels = match sampler {
-        Sampler::Ancestral => geometric_sigmas(steps, sigma_min, sigma_max),
+        Sampler::Ancestral => [geometric(sigma_max, sigma_min, steps), vec![0.0]].concat(),
         Sampler::Heun { rho, .. } => karras_sigmas(steps, sigma_min, sigma_max, rho),
     };
     let noise = |step: usize| rng.normal(draws.clone(), step as u32, &denoiser.item_shape());

@@ -96,10 +96,9 @@ pub fn karras_sigmas(steps: usize, min: f64, max: f64, rho: f64) -> Vec<f64> {
     (0..steps).map(at).chain([0.0]).collect()
 }
 
-/// `steps` noise levels from `max` to `min`, evenly spaced in the logarithm, then 0.
-pub fn geometric_sigmas(steps: usize, min: f64, max: f64) -> Vec<f64> {
-    let at = |i: usize| max * (min / max).powf(i as f64 / (steps.max(2) - 1) as f64);
-    (0..steps).map(at).chain([0.0]).collect()
+/// `n` numbers in geometric progression from `first` to `last`.
+pub fn geometric(first: f64, last: f64, n: usize) -> Vec<f64> {
+    (0..n).map(|i| first * (last / first).powf(i as f64 / (n.max(2) - 1) as f64)).collect()
 }
 
 #[cfg(test)]
@@ -136,9 +135,9 @@ mod tests {
 
     #[test]
     fn geometric_levels() {
-        let s = geometric_sigmas(40, 0.002, 80.0);
-        assert_eq!((s.len(), s[0], s[40]), (41, 80.0, 0.0));
-        assert!((s[39] - 0.002).abs() < 1e-12 && s[..40].windows(2).all(|w| (w[1] / w[0] - s[1] / s[0]).abs() < 1e-12));
+        let s = geometric(80.0, 0.002, 40);
+        assert_eq!((s.len(), s[0]), (40, 80.0));
+        assert!((s[39] - 0.002).abs() < 1e-12 && s.windows(2).all(|w| (w[1] / w[0] - s[1] / s[0]).abs() < 1e-12));
     }
 
     #[test]

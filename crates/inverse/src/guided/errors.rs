@@ -4,19 +4,20 @@ use crate::curvature::{SharedBasis, linearise};
 use crate::{Error, Problem, Result, Whitened};
 use halation_compute::{Philox, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Numbers of a [`DenoisingError`] in a saved state.
 pub(super) const FIELDS: usize = 6;
 
-/// The error at one noise level as standard deviation per unit length of image space, for an image of brightness b (see [`brightness`]):
+/// The error at one noise level as standard deviation per unit length of image space, for an image of brightness b (see [`ln_brightness`]):
 /// ln e = `ln_error` + `slope` (ln b - `centre`), with ln b held within `bounds`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct DenoisingError {
     pub sigma: f64,
     pub ln_error: f64,
     pub slope: f64,
-    pub centre: f64,
-    pub bounds: [f64; 2],
+    centre: f64,
+    bounds: [f64; 2],
 }
 
 impl DenoisingError {
@@ -46,7 +47,7 @@ impl DenoisingError {
 }
 
 /// Logarithm of an image's pixels over the bottom of the pixel range, summed and in units of the range: of a source, its flux over that of its brightest pixel.
-pub(super) fn ln_brightness(problem: &Problem, image: &[f32]) -> f64 {
+fn ln_brightness(problem: &Problem, image: &[f32]) -> f64 {
     let above = |v: &f32| (f64::from(*v) - problem.range[0]).max(0.0);
     (image.iter().map(above).sum::<f64>() / problem.pixel_range()).max(f64::MIN_POSITIVE).ln()
 }
@@ -67,24 +68,31 @@ pub(super) fn error_at(nodes: &[DenoisingError], problem: &Problem, sigma: f64, 
 }
 
 /// Measures the error at each of `sigmas` on `truths` (prior samples x0). That of one truth is the e under which J (D(x0 + sigma eps, sigma) - x0) is most
-/// probable as e J N(0, 1) seen through the data's noise: every direction of the data counts by how much it can tell.
-pub(super) fn denoising_errors(problem: &Problem, truths: &Tensor, sigmas: &[f64], rng: Philox) -> Result<Vec<DenoisingError>> {
+/// probable as e J N(0, 1) seen through the data's noise: every direction of the data counts by how much it can tell. `shared` is the basis of a linear problem.
+pub(super) fn denoising_errors(
+    problem: &Problem,
+    shared: Option<&Arc<SharedBasis>>,
+    truths: &Tensor,
+    sigmas: &[f64],
+    rng: Philox,
+) -> Result<Vec<DenoisingError>> {
     let n = truths.draws();
-    let shared = problem.likelihood.linear_gaussian().is_some();
-    let of = |i: usize| -> Result<(Box<dyn Whitened + '_>, SharedBasis)> {
+    let of = |i: usize| -> Result<(Box<dyn Whitened + '_>, Arc<SharedBasis>)> {
         let at = linearise(problem.likelihood, truths.item(i))?;
-        let basis = SharedBasis::new(&at.gram())?;
+        let basis = match shared {
+            Some(basis) => basis.clone(),
+            None => Arc::new(SharedBasis::new(&at.gram())?),
+        };
         Ok((at, basis))
     };
-    // That of a linear problem is the same at every image.
-    let at: Vec<_> = (0..if shared { 1 } else { n }).into_par_iter().map(of).collect::<Result<_>>()?;
+    let at: Vec<_> = (0..n).into_par_iter().map(of).collect::<Result<_>>()?;
     let mut errors = Vec::with_capacity(sigmas.len());
     for (step, sigma) in sigmas.iter().enumerate() {
         let noise = rng.normal(0..n as u64, step as u32, &problem.prior.item_shape())?;
         let noisy = truths.data().iter().zip(noise.data()).map(|(x, e)| x + *sigma as f32 * e).collect();
         let denoised = problem.prior.denoise(&Tensor::from_vec(truths.shape(), noisy)?, &vec![*sigma as f32; n])?;
         let found = |i: usize| {
-            let (at, basis) = &at[if shared { 0 } else { i }];
+            let (at, basis) = &at[i];
             let error: Vec<f64> = denoised.item(i).iter().zip(truths.item(i)).map(|(d, x)| f64::from(*d - *x)).collect();
             ln_error(&basis.rotate(&at.jvp(&error)), &basis.values)
         };
@@ -129,6 +137,7 @@ fn ln_error(coefficients: &[f64], values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::shared_basis;
     use super::*;
     use crate::testing::{Curved, g1, likelihood, problem};
     use halation_lapack as _;
@@ -200,7 +209,8 @@ mod tests {
             let variance: f64 =
                 (0..2).flat_map(|i| (0..2).map(move |j| (i, j))).map(|(i, j)| direction[i] * exact[(i, j)] * direction[j]).sum();
             for problem in [&shared, &own] {
-                let found = denoising_errors(problem, &truths, &[sigma], Philox::new(5)).unwrap()[0].ln_error;
+                let basis = shared_basis(problem).unwrap();
+                let found = denoising_errors(problem, basis.as_ref(), &truths, &[sigma], Philox::new(5)).unwrap()[0].ln_error;
                 assert!((found - 0.5 * variance.ln()).abs() < 0.08, "sigma {sigma}: {found}, expected {}", 0.5 * variance.ln());
             }
         }

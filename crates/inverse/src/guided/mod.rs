@@ -22,16 +22,18 @@ pub use state::GuidedState;
 
 use crate::agreement;
 use crate::curvature::largest_curvature;
-use crate::numeric::{geometric, systematic};
+use crate::numeric::systematic;
 use crate::populations;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use errors::denoising_errors;
 use halation_compute::{Philox, Tensor};
 use halation_nn::ancestral_step;
+use halation_nn::schedule::geometric;
 use halation_posterior::{Ensemble, OutputKind};
 use plausibility::{Plausibility, log_prior};
 use rayon::prelude::*;
+use state::shared_basis;
 use std::ops::Range;
 use step::guide;
 
@@ -191,7 +193,8 @@ impl Solver for Guided {
         let nodes = geometric(top, low, NODES);
         let known =
             log_prior(problem, &truths, [TOP, BOTTOM], rng.stream(PRIOR))?.log_prior.into_iter().fold(f64::INFINITY, f64::min);
-        let errors = denoising_errors(problem, &truths, &nodes, rng.stream(ERRORS))?;
+        let basis = shared_basis(problem)?;
+        let errors = denoising_errors(problem, basis.as_ref(), &truths, &nodes, rng.stream(ERRORS))?;
         let noise = rng.stream(NOISE).normal(0..particles as u64, 0, &problem.prior.item_shape())?;
         let z = x.data().iter().zip(noise.data()).map(|(x, e)| x + top as f32 * e).collect();
         Ok(GuidedState {
@@ -209,7 +212,7 @@ impl Solver for Guided {
             known,
             fewest_kept: [particles / 2; 2],
             lost: None,
-            basis: None,
+            basis,
         })
     }
 

@@ -1,8 +1,8 @@
 //! What the prior says of an image.
 
-use crate::numeric::geometric;
 use crate::{Error, Problem, Result};
 use halation_compute::{Philox, Tensor};
+use halation_nn::schedule::geometric;
 
 /// Noise levels of the integral; each costs two network calls.
 const LEVELS: usize = 12;

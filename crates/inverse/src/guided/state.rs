@@ -35,11 +35,16 @@ pub struct GuidedState {
     pub(super) basis: Option<Arc<SharedBasis>>,
 }
 
+/// The eigenbasis of J J^T of a linear problem; none otherwise.
+pub(super) fn shared_basis(problem: &Problem) -> Result<Option<Arc<SharedBasis>>> {
+    problem.likelihood.linear_gaussian().map(|_| SharedBasis::of(problem.likelihood).map(Arc::new)).transpose()
+}
+
 impl GuidedState {
-    /// The eigenbasis of J J^T of a linear problem, computed at first use; none otherwise.
+    /// That of the problem, computed at first use after a resume.
     pub(super) fn basis(&mut self, problem: &Problem) -> Result<Option<Arc<SharedBasis>>> {
-        if self.basis.is_none() && problem.likelihood.linear_gaussian().is_some() {
-            self.basis = Some(Arc::new(SharedBasis::of(problem.likelihood)?));
+        if self.basis.is_none() {
+            self.basis = shared_basis(problem)?;
         }
         Ok(self.basis.clone())
     }

@@ -22,11 +22,12 @@ pub use state::PnpDmState;
 
 use crate::agreement;
 use crate::curvature::{SharedBasis, linearise};
-use crate::numeric::{effective, geometric, log_sum_exp, systematic};
+use crate::numeric::{effective, log_sum_exp, systematic};
 use crate::populations;
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use halation_compute::{Philox, Tensor};
+use halation_nn::schedule::geometric;
 use halation_posterior::{Ensemble, OutputKind};
 use likelihood_half::{Split, control_variates, likelihood_half, log_likelihood, split};
 use prior_half::{CALLS, flat_variance, prior_half};
