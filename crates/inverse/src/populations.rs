@@ -52,6 +52,9 @@ pub(crate) fn attributes(particles: usize, ancestors: &[u64], agreement: Option<
         ("distinct_ancestors".into(), format!("{} {}", distinct(a), distinct(b))),
         ("populations_draws".into(), format!("{first} {second}")),
     ];
+    // For programs: labels are sentences.
+    let agree = agreement.map_or("not compared", |a| if a.agree() { "yes" } else { "no" });
+    out.push(("populations_agree".into(), agree.into()));
     if let Some(agreement) = agreement {
         let statistic = format!("{:.6} along {} directions", agreement.statistic, agreement.directions);
         out.push(("populations_statistic".into(), statistic));

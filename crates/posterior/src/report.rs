@@ -226,10 +226,10 @@ fn caveats(e: &Ensemble, summary: &Summary) -> String {
     } else {
         format!("Calibration, in the solver's words: \u{201c}{label}\u{201d}.")
     });
-    if ["do not agree", "disagree", "NOTHING THAT FITS AS WELL"].iter().any(|sign| label.contains(sign)) {
+    if matches!(attribute("populations_agree"), "no" | "not compared") {
         notes.push("Two independent populations of the sampler did not find the same images: the relative probability of qualitatively different images is not established. Run with a larger --population and more --levels before quoting it.".into());
     }
-    if label.contains("UNLIKE ANY IMAGE") {
+    if !matches!(attribute("draws_unlike_prior"), "" | "0") {
         notes.push("Some draws fit the data with structures that no sample of the prior resembles: the sampler lost its way, the field does not hold the source, or the source is of a kind that the prior does not know. Do not quote them; see log_prior in /sample_stats.".into());
     }
     if summary.lower_level > 0.05 {

@@ -36,6 +36,8 @@ fn ensemble(draws: usize) -> Ensemble {
         attributes: [
             ("object".to_string(), "M87 <script>".to_string()),
             ("label".into(), "annealed split Gibbs: mode weights checked by two populations (do not agree)".into()),
+            ("populations_agree".into(), "no".into()),
+            ("draws_unlike_prior".into(), "3".into()),
             ("command_line".into(), "halation reconstruct vlbi a.uvfits -o OUT".into()),
         ]
         .into(),
@@ -66,6 +68,7 @@ fn page_is_self_contained_and_says_what_matters() {
         "ring probability",
         "0.95",
         "is not established",
+        "no sample of the prior resembles",
         "draw 20",
     ] {
         assert!(html.contains(expected), "{expected} is missing");

@@ -19,6 +19,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How the samples for the ring gate are drawn ([`SampleConfig::new`]).
+const SAMPLER: &str = "ancestral";
+
 #[derive(clap::Args)]
 #[command(next_help_heading = "Measuring a prior")]
 pub(crate) struct Options {
@@ -229,7 +232,7 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
         let mut entries = if trained_here { simulator.metadata() } else { BTreeMap::new() };
         let from = json!({
             "fov_uas": rings.fov_uas, "samples": rings.prior.images, "error": rings.prior.error, "seed": seed,
-            "sampler": "ancestral", "steps": sample::STEPS,
+            "sampler": SAMPLER, "steps": sample::STEPS,
             "simulator": rings.simulator.share,
         });
         entries.insert("ring_probability".into(), rings.prior.share.to_string());
@@ -297,7 +300,7 @@ impl Report<'_> {
             println!("  {what:<48} {} of {}", share.percent(), share.images);
         }
         println!(
-            "  samples less simulator: {difference:.1} +- {error:.1} points (ancestral, {} levels, seed {})",
+            "  samples less simulator: {difference:.1} +- {error:.1} points ({SAMPLER}, {} levels, seed {})",
             sample::STEPS,
             self.seed
         );
@@ -313,7 +316,7 @@ impl Report<'_> {
         };
         let ring_gate = self
             .rings
-            .map(|rings| json!({ "shares": rings, "sampler": "ancestral", "sampler_levels": sample::STEPS, "seed": self.seed }));
+            .map(|rings| json!({ "shares": rings, "sampler": SAMPLER, "sampler_levels": sample::STEPS, "seed": self.seed }));
         json!({
             "prior": self.info.path,
             "sha256": self.info.sha256,

@@ -318,15 +318,16 @@ impl Solver for Guided {
         let misfit = populations::misfit(problem, &images)?.map_or_else(String::new, |m| format!("{m}; "));
         let log_prior: Vec<f64> = index.iter().map(|i| judged.log_prior[*i]).collect();
         let unlike = log_prior.iter().filter(|p| **p < state.known - UNLIKE).count();
-        let unlike =
+        let unlike_said =
             if unlike == 0 { String::new() } else { format!("{unlike} of {draws} draws ARE UNLIKE ANY IMAGE OF THE PRIOR; ") };
         let repeated = if repeats == 0 { String::new() } else { format!("; {repeats} of {draws} draws repeat others") };
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let mut attributes = vec![
-            ("label".into(), format!("{misfit}{unlike}{verdict}{repeated}; {}", self.label())),
+            ("label".into(), format!("{misfit}{unlike_said}{verdict}{repeated}; {}", self.label())),
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("sigma_first_last".into(), pair([state.ladder[0], state.ladder[state.ladder.len() - 1]])),
             ("lowest_log_prior_of_prior_samples".into(), format!("{:.3}", state.known)),
+            ("draws_unlike_prior".into(), unlike.to_string()),
             ("fewest_states_kept".into(), format!("{} {}", state.fewest_kept[0], state.fewest_kept[1])),
         ];
         attributes.extend(populations::attributes(state.x.draws(), &ancestors, agreement.as_ref()));
