@@ -36,7 +36,8 @@ pub(crate) struct Args {
 
 const JSON_HELP: &str = "JSON (limits are 5, 50 and 95 % at position p(n+1); fewer than 20 draws give their extremes, and `levels` says which \
 levels those have):
-  ensemble                file, solver, output_kind, chains, draws, effective_draws, npix, fov_uas, unit
+  ensemble                file, solver, output_kind, chains, label (what must be known before quoting it), draws, distinct_draws (copies
+                          counted once), effective_draws (of the weights), npix, fov_uas, unit
   chi2                    per data product (closure_phase, log_closure_amplitude, ...): reduced chi2, median over draws
   chi2_draws              the same for every draw
   levels                  levels of q05 and q95
@@ -50,7 +51,8 @@ levels those have):
   truth                   only with --truth; shift and total flux taken out first: flux_ratio (mean over truth); mean and draws (median and
                           all): psnr_db, ssim, nrmse, correlation (after the best shift), correlation_20uas (both blurred to 20 uas),
                           correlation_truth_20uas (only the truth blurred), shift_east_uas, shift_north_uas; coverage: levels, inside
-                          (share of pixels), pixels (above 5 % of the mean's peak); ring (features of the truth)
+                          (share of pixels; the truth is placed at random between draws), inside_if_beyond_all (what it would be for a
+                          truth beyond all draws: above 0 where there are too few), pixels (above 5 % of the mean's peak); ring (features of the truth)
 Ring features are null for an ensemble that is no image of the sky.";
 
 /// The images of an ensemble as draws on a grid of the sky.
@@ -91,6 +93,12 @@ fn limits(values: &[f64], weights: &[f64]) -> anyhow::Result<Value> {
     let weights: Vec<f64> = weights.iter().map(|w| w / total).collect();
     let q = quantiles(values, &weights, &[0.05, 0.5, 0.95])?;
     Ok(json!({ "q05": q[0], "q50": q[1], "q95": q[2] }))
+}
+
+/// How many of the images are no copies of another.
+fn distinct(images: &[Vec<f64>]) -> usize {
+    let bits = |image: &Vec<f64>| image.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    images.iter().map(bits).collect::<std::collections::BTreeSet<_>>().len()
 }
 
 fn median(values: &[f64], weights: &[f64]) -> anyhow::Result<f64> {
@@ -180,7 +188,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             "solver": ensemble.attributes.get("solver"),
             "output_kind": ensemble.output_kind,
             "chains": chains,
+            "label": ensemble.attributes.get("label"),
             "draws": chains * per_chain,
+            "distinct_draws": distinct(&draws.images),
             "effective_draws": effective,
             "npix": draws.shape.1,
             "fov_uas": draws.grid.map(|g| g.fov_rad / halation_vlbi::MICROARCSECOND_RAD),
@@ -248,7 +258,13 @@ fn number(value: &Value) -> String {
 fn print(report: &Value) {
     let e = &report["ensemble"];
     let effective = number(&e["effective_draws"]);
-    println!("{}: {} draws in {} chains ({effective} effective)", e["file"].as_str().unwrap_or_default(), e["draws"], e["chains"]);
+    let distinct = &e["distinct_draws"];
+    let repeated = if *distinct == e["draws"] { String::new() } else { format!(", ONLY {distinct} OF THEM DIFFERENT") };
+    let file = e["file"].as_str().unwrap_or_default();
+    println!("{file}: {} draws in {} chains ({effective} effective){repeated}", e["draws"], e["chains"]);
+    if let Some(label) = e["label"].as_str() {
+        println!("  {label}");
+    }
     if let Some(products) = report["chi2"].as_object() {
         for (product, median) in products {
             let all = report["chi2_draws"][product].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -276,6 +292,13 @@ fn print(report: &Value) {
         let pairs = coverage["levels"].as_array().into_iter().flatten().zip(coverage["inside"].as_array().into_iter().flatten());
         let pairs: Vec<String> = pairs.map(|(l, i)| format!("{} in {}", number(i), number(l))).collect();
         println!("  coverage of {} pixels: {}", coverage["pixels"], pairs.join(", "));
+        let levels = coverage["levels"].as_array().into_iter().flatten();
+        let chance = levels.zip(coverage["inside_if_beyond_all"].as_array().into_iter().flatten());
+        let chance: Vec<String> =
+            chance.filter(|c| c.1.as_f64() > Some(0.0)).map(|(l, c)| format!("{} in {}", number(c), number(l))).collect();
+        if !chance.is_empty() {
+            println!("  (so few draws tell little: a truth beyond all of them would count as inside with {})", chance.join(", "));
+        }
     }
 }
 

@@ -144,6 +144,11 @@ fn interrupted_and_resumed() {
     assert!(other.status.code() == Some(2) && text.contains("seed") && text.contains("--force"), "{text}");
     // The run's own settings come back without being given.
     success(&f.run(&["-o", "part", "--resume"]));
+    // Of a finished run as well, other settings are noticed.
+    success(&f.run(&["-o", "part", "--resume"]));
+    let other = f.run(&with(&["-o", "part", "--resume", "--seed", "9"]));
+    let text = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && text.contains("seed") && text.contains("--force"), "{text}");
     assert_eq!(images(&f.path("whole")), images(&f.path("part")));
     assert!(!f.path("part.partial").exists());
 }

@@ -1,8 +1,9 @@
 //! Runs any solver step by step: progress, saving, interruption, resume.
 
 use crate::{Checkpoint, Error, Problem, Result, Solver, StepInfo};
-use halation_compute::Philox;
+use halation_compute::{Philox, Tensor};
 use halation_io::TensorFile;
+use halation_nn::{Denoiser, Pullback};
 use halation_posterior::Ensemble;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +40,7 @@ pub struct Progress {
 pub enum Driven {
     /// With an ensemble.
     Done(Box<Ensemble>),
-    /// Stopped; the state is saved and the run can be resumed.
+    /// Stopped; the state is saved and the run can be resumed, from the start where no step is done.
     Interrupted {
         /// Steps done.
         step: usize,
@@ -88,6 +89,32 @@ fn load<S: Checkpoint>(path: &Path, solver: &str, drive: &Drive) -> Result<(S, b
     Ok((S::restore(&file)?, file.text("step")? == file.text("total")?))
 }
 
+/// A prior that fails once `stop` is set.
+struct Stoppable<'a> {
+    prior: &'a dyn Denoiser,
+    stop: &'a AtomicBool,
+}
+
+impl Stoppable<'_> {
+    fn check(&self) -> halation_nn::Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(halation_nn::Error::Invalid("stopped".into())) } else { Ok(()) }
+    }
+}
+
+impl Denoiser for Stoppable<'_> {
+    fn item_shape(&self) -> [usize; 3] {
+        self.prior.item_shape()
+    }
+    fn denoise(&self, x: &Tensor, sigma: &[f32]) -> halation_nn::Result<Tensor> {
+        self.check()?;
+        self.prior.denoise(x, sigma)
+    }
+    fn denoise_with_pullback<'b>(&'b self, x: &Tensor, sigma: &[f32]) -> halation_nn::Result<(Tensor, Box<dyn Pullback + 'b>)> {
+        self.check()?;
+        self.prior.denoise_with_pullback(x, sigma)
+    }
+}
+
 /// Runs `solver` from its saved state where the folder holds one, else from the start, until it is done or `stop` is set.
 ///
 /// The state is written every [`Drive::save_every`] and when `stop` is seen, after the step in progress. A run that was stopped and
@@ -109,7 +136,13 @@ pub fn drive<S: Solver>(
     let (mut state, complete) = if resumed {
         load(&path, solver.name(), drive)?
     } else {
-        (solver.init(problem, Philox::new(drive.seed), 0..drive.draws)?, false)
+        // Before the first step there is nothing to save, and no need to wait for it.
+        let prior = Stoppable { prior: problem.prior, stop };
+        let state = solver.init(&Problem { prior: &prior, ..problem.clone() }, Philox::new(drive.seed), 0..drive.draws);
+        if stop.load(Ordering::Relaxed) {
+            return Ok(Driven::Interrupted { step: 0, total: solver.plan(problem, drive.draws as usize)?.steps });
+        }
+        (state?, false)
     };
     started(&state, resumed);
     if complete {
@@ -205,6 +238,10 @@ mod tests {
             Driven::Interrupted { .. } => panic!("nobody asked to stop"),
         };
         assert_eq!((again.images, again.attributes), (whole.images, whole.attributes));
+        // Asked to stop before the first step: at the next network call, and nothing is saved.
+        let new = settings("new");
+        let ended = drive(&solver, &problem, &new, &AtomicBool::new(true), |_, _| panic!("started"), |_| panic!("a step")).unwrap();
+        assert!(matches!(ended, Driven::Interrupted { step: 0, total } if total > 0) && !new.folder.join(STATE_FILE).exists());
         let refused = |settings: &Drive, place: &str| {
             let error = drive(&solver, &problem, settings, &never, |_, _| {}, |_| {}).unwrap_err().to_string();
             assert!(error.contains("--force") && error.contains("state.safetensors") && error.contains(place), "{error}");

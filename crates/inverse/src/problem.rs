@@ -52,6 +52,7 @@ pub trait Domain: Send + Sync {
 }
 
 /// Likelihood, prior, grid and units.
+#[derive(Clone)]
 pub struct Problem<'a> {
     /// p(y | x).
     pub likelihood: &'a dyn Likelihood,

@@ -117,3 +117,24 @@ fn truth_on_another_grid() {
     }
     assert!(truth::compare(&folder.path().join("absent.fits"), &draws, &grid, &RingOptions::default(), 0).is_err());
 }
+
+/// Copies are counted, and what random places between few draws would pass for coverage is said.
+#[test]
+fn few_or_equal_draws_are_no_evidence() {
+    let images = [ring(40.0, 0.0, 1), ring(40.0, 0.0, 1), ring(42.0, 0.0, 2)];
+    assert_eq!(distinct(&images), 2);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("truth.fits");
+    let grid = ImageGrid::new(N, FOV_UAS * UAS).unwrap();
+    let truth = ndarray::Array2::from_shape_vec((N, N), ring(60.0, 0.0, 3)).unwrap();
+    halation_io::write_fits_image(&path, &halation_io::SkyImage::new(truth, grid.pixel_rad()), &[]).unwrap();
+    for (draws, expected) in [(4, [0.0, 0.5, 0.75, 0.875]), (19, [0.0, 0.0, 0.0, 0.5])] {
+        let e = ensemble(&vec![ring(40.0, 0.0, 1); draws]);
+        let draws = draws_of(&e);
+        let truth = truth::compare(&path, &draws, draws.grid.as_ref().unwrap(), &RingOptions::default(), 0).unwrap();
+        let beyond = truth["coverage"]["inside_if_beyond_all"].as_array().unwrap();
+        for (found, expected) in beyond.iter().zip(expected) {
+            assert!((found.as_f64().unwrap() - expected).abs() < 1e-9, "{beyond:?}");
+        }
+    }
+}

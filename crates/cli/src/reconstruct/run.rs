@@ -10,7 +10,7 @@ use halation_inverse::{
 };
 use halation_io::{Existing, OutputDir, Started, partial_of, sha256_of_file};
 use halation_nn::Denoiser;
-use halation_posterior::{Ensemble, write_ensemble};
+use halation_posterior::{Ensemble, quantiles, write_ensemble};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -104,10 +104,11 @@ impl OutputOptions {
     /// # Errors
     /// A configuration that cannot be read or understood.
     pub fn complete<T: Serialize + DeserializeOwned>(&self, given: &T) -> Result<T> {
-        let before = partial_of(&self.out).join("run.toml");
+        // Of a run that is finished as well, so that resuming it with other settings is noticed.
+        let before = [partial_of(&self.out).join("run.toml"), self.out.join("run.toml")].into_iter().find(|path| path.is_file());
         let mut under: Vec<&Path> = Vec::new();
-        if self.resume && before.is_file() {
-            under.push(&before);
+        if let Some(before) = before.as_deref().filter(|_| self.resume) {
+            under.push(before);
         }
         under.extend(self.config.as_deref());
         merge(given, &under).context(Unusable)
@@ -288,6 +289,7 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
             folder
         }
         Started::Complete(path) => {
+            same_settings(&path.join("run.toml"), &steering).context(Unusable)?;
             eprintln!("halation: {} is complete", path.display());
             return Ok(Outcome::Done);
         }
@@ -321,6 +323,9 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
     let display = RefCell::new(Display::new());
     let begin = Instant::now();
     let mut trouble = None;
+    if !folder.path().join(STATE_FILE).is_file() {
+        display.borrow().say("start: prior samples and what the solver measures on them");
+    }
     let driven = drive(
         solver,
         problem,
@@ -342,7 +347,11 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
         Driven::Done(ensemble) => *ensemble,
         Driven::Interrupted { step, total } => {
             log.line(&format!("interrupted after step {step} of {total}"))?;
-            eprintln!("halation: stopped after step {step} of {total}; --resume goes on from there");
+            if step == 0 {
+                eprintln!("halation: stopped before the first step; --resume begins again");
+            } else {
+                eprintln!("halation: stopped after step {step} of {total}; --resume goes on from there");
+            }
             return Ok(Outcome::Interrupted);
         }
     };
@@ -389,11 +398,11 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
         .iter()
         .filter_map(|(name, v)| Some((name.strip_prefix("reduced_chi2_")?, v)))
         .map(|(name, v)| {
-            let mut values: Vec<f64> = v.values.iter().copied().collect();
-            values.sort_by(f64::total_cmp);
-            format!("{name} {:.3}", values[values.len() / 2])
+            let values: Vec<f64> = v.values.iter().copied().collect();
+            let median = quantiles(&values, &vec![1.0 / values.len() as f64; values.len()], &[0.5])?;
+            Ok(format!("{name} {:.3}", median[0]))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     println!("{}: {draws} draws, median reduced chi2 {}", out.display(), fit.join(", "));
     println!("{label}");
     Ok(Outcome::Done)
@@ -417,7 +426,7 @@ fn same_settings(path: &Path, now: &toml::Table) -> Result<()> {
     match differs {
         None => Ok(()),
         Some(key) => Err(anyhow!(
-            "{}: {key}: the interrupted run has {}, this one {}; resume with the same settings (they need not be given), or start again with --force",
+            "{}: {key}: the run that is there has {}, this one {}; resume with the same settings (they need not be given), or start again with --force",
             path.display(),
             show(&before, key),
             show(now, key)

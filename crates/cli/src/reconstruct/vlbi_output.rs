@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use halation_io::{SkyImage, write_fits_image};
 use halation_posterior::plot::{DataPanel, PlotImages, UvBand};
-use halation_posterior::{Ensemble, Summary};
+use halation_posterior::{Ensemble, Summary, quantiles};
 use halation_vlbi::{DataProducts, Observation, VlbiProblem};
 use ndarray::{Array2, s};
 use std::path::Path;
@@ -55,9 +55,9 @@ fn panels(ensemble: &Ensemble, vlbi: &VlbiProblem) -> Result<Vec<DataPanel>> {
     let weights = ensemble.checked_weights()?;
     let note = |name: &str| {
         let values = ensemble.sample_stats.get(&format!("reduced_chi2_{name}"));
-        let mut values: Vec<f64> = values.map(|v| v.values.iter().copied().collect()).unwrap_or_default();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).map(|v| format!("median \u{3c7}\u{b2}/N {v:.2}")).unwrap_or_default()
+        let values: Vec<f64> = values.map(|v| v.values.iter().copied().collect()).unwrap_or_default();
+        let median = quantiles(&values, &weights, &[0.5]);
+        median.map(|v| format!("median \u{3c7}\u{b2}/N {:.2}", v[0])).unwrap_or_default()
     };
     let visibilities = &vlbi.likelihood().prepared().visibilities;
     let amplitude = DataPanel {
