@@ -289,15 +289,15 @@ fn print(report: &Value) {
             println!("  {name:<52} {:>9} {:>12}", number(&truth["mean"][name]), number(&truth["draws"]["median"][name]));
         }
         let coverage = &truth["coverage"];
-        let pairs = coverage["levels"].as_array().into_iter().flatten().zip(coverage["inside"].as_array().into_iter().flatten());
-        let pairs: Vec<String> = pairs.map(|(l, i)| format!("{} in {}", number(i), number(l))).collect();
-        println!("  coverage of {} pixels: {}", coverage["pixels"], pairs.join(", "));
-        let levels = coverage["levels"].as_array().into_iter().flatten();
-        let chance = levels.zip(coverage["inside_if_beyond_all"].as_array().into_iter().flatten());
-        let chance: Vec<String> =
-            chance.filter(|c| c.1.as_f64() > Some(0.0)).map(|(l, c)| format!("{} in {}", number(c), number(l))).collect();
+        let of = |name: &str, keep: fn(f64) -> bool| -> String {
+            let values = coverage[name].as_array().into_iter().flatten().zip(coverage["levels"].as_array().into_iter().flatten());
+            let kept = values.filter(|(value, _)| value.as_f64().is_some_and(keep));
+            kept.map(|(value, level)| format!("{} in {}", number(value), number(level))).collect::<Vec<_>>().join(", ")
+        };
+        println!("  coverage of {} pixels: {}", coverage["pixels"], of("inside", |_| true));
+        let chance = of("inside_if_beyond_all", |share| share > 0.0);
         if !chance.is_empty() {
-            println!("  (so few draws tell little: a truth beyond all of them would count as inside with {})", chance.join(", "));
+            println!("  (so few draws tell little: a truth beyond all of them would count as inside with {chance})");
         }
     }
 }

@@ -44,6 +44,12 @@ pub fn coverage(positions: &[f64], levels: &[f64]) -> Vec<f64> {
     levels.iter().map(|q| positions.iter().filter(|p| (**p - 0.5).abs() <= q / 2.0).count() as f64 / n).collect()
 }
 
+/// What [`coverage`] finds of truths that lie all below or above every one of `draws` equally weighted draws: their random place in the outermost gap,
+/// u / (draws + 1), is inside the central interval of level q with probability 1 - (1 - q) (draws + 1) / 2. Above zero the draws are too few for the level.
+pub fn coverage_beyond_all(draws: f64, levels: &[f64]) -> Vec<f64> {
+    levels.iter().map(|q| (1.0 - 0.5 * (1.0 - q) * (draws + 1.0)).max(0.0)).collect()
+}
+
 /// Mean and its standard error by bootstrap over items (images): pixels of one image are not independent, images are.
 ///
 /// `uniform` gives the random numbers, `replicates` of `values.len()` each. No values give NaN.

@@ -4,7 +4,7 @@ use super::{Draws, features_json, median};
 use crate::Unusable;
 use anyhow::Context;
 use halation_compute::Philox;
-use halation_posterior::calibration::{coverage, weighted_rank_position};
+use halation_posterior::calibration::{coverage, coverage_beyond_all, weighted_rank_position};
 use halation_posterior::{effective_draws, metrics};
 use halation_vlbi::ring::{RingOptions, ring_features};
 use halation_vlbi::{ImageGrid, MICROARCSECOND_RAD, align};
@@ -51,11 +51,6 @@ fn scores(image: &ArrayView2<f64>, truth: &ArrayView2<f64>, pixel_uas: f64) -> a
 
 fn named(values: &[f64; 8]) -> Value {
     SCORES.iter().zip(values).map(|(name, v)| (name.to_string(), json!(v))).collect::<Map<_, _>>().into()
-}
-
-/// The share of truths below or above all of `draws` draws whose random place in the outermost gap lies inside the central interval of level `q`.
-fn beyond_all(q: f64, draws: f64) -> f64 {
-    (1.0 - 0.5 * (1.0 - q) * (draws + 1.0)).max(0.0)
 }
 
 pub(super) fn compare(path: &Path, draws: &Draws, grid: &ImageGrid, options: &RingOptions, seed: u64) -> anyhow::Result<Value> {
@@ -122,7 +117,12 @@ pub(super) fn compare(path: &Path, draws: &Draws, grid: &ImageGrid, options: &Ri
         "flux_ratio": total / truth_total,
         "mean": named(&of_mean),
         "draws": { "median": named(&medians), "all": of_draws.iter().map(named).collect::<Vec<_>>() },
-        "coverage": { "levels": LEVELS, "inside": coverage(&positions, &LEVELS), "inside_if_beyond_all": LEVELS.map(|q| beyond_all(q, effective_draws(&draws.weights))), "pixels": positions.len() },
+        "coverage": {
+            "levels": LEVELS,
+            "inside": coverage(&positions, &LEVELS),
+            "inside_if_beyond_all": coverage_beyond_all(effective_draws(&draws.weights), &LEVELS),
+            "pixels": positions.len(),
+        },
         "ring": features_json(&features)?,
     }))
 }

@@ -393,13 +393,14 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
     let state = folder.path().join(STATE_FILE);
     std::fs::remove_file(&state).with_context(|| state.display().to_string())?;
     let out = folder.finish()?;
+    let weights = ensemble.checked_weights()?;
     let fit: Vec<String> = ensemble
         .sample_stats
         .iter()
         .filter_map(|(name, v)| Some((name.strip_prefix("reduced_chi2_")?, v)))
         .map(|(name, v)| {
             let values: Vec<f64> = v.values.iter().copied().collect();
-            let median = quantiles(&values, &vec![1.0 / values.len() as f64; values.len()], &[0.5])?;
+            let median = quantiles(&values, &weights, &[0.5])?;
             Ok(format!("{name} {:.3}", median[0]))
         })
         .collect::<Result<_>>()?;
