@@ -36,8 +36,16 @@ impl OutputFile {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666)); // the umask takes its share
         }
-        let temporary = builder.tempfile_in(folder_of(&path)).map_err(|e| Error::os(&path, e))?;
+        let temporary = builder.tempfile_in(folder_of(&path)).map_err(|e| no_place(&path, &e))?;
         Ok(Self { path, temporary })
+    }
+
+    /// Whether `path` can be written, for a look before long work; nothing is left there.
+    ///
+    /// # Errors
+    /// As [`OutputFile::create`].
+    pub fn check(path: &Path) -> Result<()> {
+        Self::create(path).map(drop)
     }
 
     /// Where the bytes are for now: for libraries that open files by name.
@@ -97,8 +105,11 @@ pub fn write_whole_with<T, E: From<Error>>(
 /// What to do when the output is already there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// Stop with an error that names the two options.
-    Refuse,
+    /// Stop with an error that names `--force` and, where runs are resumable, `--resume`.
+    Refuse {
+        /// Whether the command has `--resume`.
+        resumable: bool,
+    },
     /// `--force`: replace a finished or unfinished output of Halation, never anything else.
     Force,
     /// `--resume`: go on with an unfinished run; start when there is none; a finished run stays as it is.
@@ -132,33 +143,45 @@ const LOCK: &str = ".lock";
 const MARK: &str = "run.toml";
 
 impl OutputDir {
-    /// Takes hold of `OUT.partial/` for the output folder `out`.
+    /// Whether [`OutputDir::begin`] would begin, but for a lock: for a plan, or before long work. Nothing is left there.
     ///
     /// # Errors
-    /// `out` or its partial folder exists and `existing` does not allow it, another run holds the partial folder, `--force` meets a
-    /// folder that is no output of Halation, or the operating system refuses.
-    pub fn begin(out: &Path, existing: Existing) -> Result<Started> {
-        let name = out.file_name().ok_or_else(|| Error::content(out, "output", "names no folder to write"))?;
-        let out = folder_of(out).join(name);
+    /// `out` or its partial folder exists and `existing` does not allow it, `--force` meets a folder that is no output of Halation, or
+    /// the place does not exist or cannot be written.
+    pub fn check(out: &Path, existing: Existing) -> Result<()> {
+        let out = named(out)?;
+        let refuse = |path: &Path, problem: String| Err(Error::content(path, "output", problem));
         if out.exists() {
             match existing {
-                Existing::Refuse => {
-                    return Err(Error::content(
-                        &out,
-                        "output",
-                        "exists; --force replaces it, --resume keeps a finished run and continues an unfinished one",
-                    ));
+                Existing::Refuse { resumable } => {
+                    let resume = if resumable { ", --resume keeps a finished run and continues an unfinished one" } else { "" };
+                    return refuse(&out, format!("exists; --force replaces it{resume}"));
                 }
-                Existing::Resume if out.join(MARK).is_file() => return Ok(Started::Complete(out)),
+                Existing::Resume if out.join(MARK).is_file() => return Ok(()),
                 Existing::Resume => {
-                    return Err(Error::content(
-                        &out,
-                        "output",
-                        format!("exists but holds no {MARK}, so it is no run to resume; choose another name"),
-                    ));
+                    return refuse(&out, format!("exists but holds no {MARK}, so it is no run to resume; choose another name"));
                 }
                 Existing::Force => check_replaceable(&out)?,
             }
+        }
+        let partial = partial_of(&out);
+        if let (Existing::Refuse { resumable }, true) = (existing, partial.exists()) {
+            let resume = if resumable { "--resume continues it, " } else { "" };
+            return refuse(&partial, format!("holds an unfinished run; {resume}--force starts it again"));
+        }
+        let first = if partial.exists() { partial.join(LOCK) } else { partial };
+        tempfile::tempfile_in(folder_of(&first)).map(drop).map_err(|e| no_place(&first, &e))
+    }
+
+    /// Takes hold of `OUT.partial/` for the output folder `out`.
+    ///
+    /// # Errors
+    /// As [`OutputDir::check`], and when another run holds the partial folder or the operating system refuses.
+    pub fn begin(out: &Path, existing: Existing) -> Result<Started> {
+        Self::check(out, existing)?;
+        let out = named(out)?;
+        if existing == Existing::Resume && out.exists() {
+            return Ok(Started::Complete(out));
         }
         let partial = partial_of(&out);
         let fresh = match std::fs::create_dir(&partial) {
@@ -168,21 +191,12 @@ impl OutputDir {
         };
         let lock = take_lock(&partial)?;
         let dir = Self { replace: existing == Existing::Force, out, partial, lock };
-        if fresh {
-            return Ok(Started::Fresh(dir));
-        }
         match existing {
-            Existing::Refuse => Err(Error::content(
-                &dir.partial,
-                "output",
-                "holds an unfinished run; --resume continues it, --force starts it again",
-            )),
-            Existing::Resume => Ok(Started::Resumed(dir)),
-            Existing::Force => {
-                dir.clear()?;
-                Ok(Started::Fresh(dir))
-            }
+            _ if fresh => {}
+            Existing::Resume => return Ok(Started::Resumed(dir)),
+            _ => dir.clear()?,
         }
+        Ok(Started::Fresh(dir))
     }
 
     /// The folder to write into while the run lasts.
@@ -271,11 +285,29 @@ pub fn partial_of(out: &Path) -> PathBuf {
     folder_of(out).join(name)
 }
 
+/// `out` without a trailing slash or dot.
+fn named(out: &Path) -> Result<PathBuf> {
+    let name = out.file_name().ok_or_else(|| Error::content(out, "output", "names no folder to write"))?;
+    Ok(folder_of(out).join(name))
+}
+
 fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
     }
+}
+
+/// What to do about `path`, which cannot be written: its folder is not there, or takes nothing.
+fn no_place(path: &Path, error: &std::io::Error) -> Error {
+    let folder = folder_of(path);
+    let shown = folder.display();
+    let problem = if folder.is_dir() {
+        format!("cannot be written into {shown} ({error}); allow writing there or choose another place")
+    } else {
+        format!("the folder {shown} does not exist; create it (mkdir -p {shown}) or choose another place")
+    };
+    Error::content(path, "output", problem)
 }
 
 /// The rename itself must reach the disk; file systems that cannot do that for folders are left alone.
@@ -335,6 +367,8 @@ fn take_lock(partial: &Path) -> Result<File> {
 mod tests {
     use super::*;
 
+    const REFUSE: Existing = Existing::Refuse { resumable: true };
+
     fn entries(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -369,7 +403,30 @@ mod tests {
         assert_eq!(entries(folder.path()), ["a [1].dat"]);
         assert!(write_whole(Path::new("/dev/null"), b"x").is_err(), "a device must not be replaced");
         assert!(write_whole(folder.path(), b"x").is_err());
-        assert!(write_whole(&folder.path().join("no/such"), b"x").is_err());
+        let missing = write_whole(&folder.path().join("no/such"), b"x").unwrap_err().to_string();
+        assert!(missing.contains("does not exist; create it (mkdir -p ") && missing.contains("no) or"), "{missing}");
+        OutputFile::check(&path).unwrap();
+        assert!(OutputFile::check(folder.path()).is_err());
+        assert_eq!(entries(folder.path()), ["a [1].dat"]);
+    }
+
+    /// A look at the output folder leaves nothing and refuses what beginning would refuse.
+    #[test]
+    fn output_folder_is_checked_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let fails = |out: &Path, existing| OutputDir::check(out, existing).unwrap_err().to_string();
+        OutputDir::check(&folder.path().join("new"), REFUSE).unwrap();
+        assert!(fails(&folder.path().join("no/such"), REFUSE).contains("no does not exist; create it"));
+        #[cfg(target_os = "linux")]
+        assert!(fails(Path::new("/proc/x"), REFUSE).contains("cannot be written into /proc"));
+        std::fs::create_dir(folder.path().join("run.partial")).unwrap();
+        assert!(fails(&folder.path().join("run"), REFUSE).contains("--resume continues it, --force"));
+        let once = fails(&folder.path().join("run"), Existing::Refuse { resumable: false });
+        assert!(once.contains("--force") && !once.contains("--resume"), "{once}");
+        OutputDir::check(&folder.path().join("run"), Existing::Resume).unwrap();
+        assert!(fails(folder.path(), REFUSE).contains("exists; --force"));
+        assert_eq!(entries(folder.path()), ["run.partial"]);
+        assert!(entries(&folder.path().join("run.partial")).is_empty());
     }
 
     #[cfg(unix)]
@@ -388,13 +445,13 @@ mod tests {
     fn run_begins_resumes_and_ends() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("m87");
-        let dir = fresh(&out, Existing::Refuse);
+        let dir = fresh(&out, REFUSE);
         let busy = OutputDir::begin(&out, Existing::Force).unwrap_err().to_string();
         assert!(busy.contains("another run (process"), "{busy}");
         dir.write("state", b"1").unwrap();
         drop(dir);
         assert!(!out.exists());
-        let unfinished = OutputDir::begin(&out, Existing::Refuse).unwrap_err().to_string();
+        let unfinished = OutputDir::begin(&out, REFUSE).unwrap_err().to_string();
         assert!(unfinished.contains("--resume") && unfinished.contains("--force"), "{unfinished}");
         let Started::Resumed(dir) = OutputDir::begin(&out, Existing::Resume).unwrap() else { panic!("expected a resumed run") };
         assert_eq!(std::fs::read(dir.path().join("state")).unwrap(), b"1");
@@ -403,7 +460,7 @@ mod tests {
         assert_eq!(entries(&out), ["run.toml", "state"]);
         assert_eq!(entries(folder.path()), ["m87"]);
         assert!(matches!(OutputDir::begin(&out, Existing::Resume).unwrap(), Started::Complete(_)));
-        let exists = OutputDir::begin(&out, Existing::Refuse).unwrap_err().to_string();
+        let exists = OutputDir::begin(&out, REFUSE).unwrap_err().to_string();
         assert!(exists.contains("--resume") && exists.contains("--force"), "{exists}");
     }
 

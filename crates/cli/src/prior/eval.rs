@@ -2,7 +2,7 @@ use super::quality;
 use crate::{Outcome, Unusable};
 use anyhow::{Context, bail};
 use halation_compute::Tensor;
-use halation_io::TensorFile;
+use halation_io::{OutputFile, TensorFile};
 use halation_nn::checkpoint::{finite, load_unet};
 use halation_nn::{Denoiser, Precond, schedule::VpSchedule};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
 }
 
 fn on_inputs(args: &Args, io_path: &Path, out_path: &Path) -> anyhow::Result<Outcome> {
+    OutputFile::check(out_path).context(Unusable)?;
     let weights = TensorFile::read(&args.checkpoint).context(Unusable)?;
     let denoiser = load_unet(&args.checkpoint, &weights, args.arch.as_deref()).context(Unusable)?;
     let io = TensorFile::read(io_path).context(Unusable)?;

@@ -1,7 +1,7 @@
 use crate::{Outcome, Unusable};
 use anyhow::{Context, bail};
 use halation_compute::Philox;
-use halation_io::{Colours, TensorFile, contact_sheet};
+use halation_io::{Colours, OutputFile, TensorFile, contact_sheet};
 use halation_nn::{Denoiser, SampleConfig, Sampler, load_prior, sample};
 use indicatif::ProgressBar;
 use ndarray::ArrayView2;
@@ -82,6 +82,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         let message = format!("{}: found the ending {ending:?}, expected .png or .safetensors", args.out.display());
         bail!(anyhow::anyhow!(message).context(Unusable));
     }
+    OutputFile::check(&args.out).context(Unusable)?;
     let (prior, info) = load_prior(&args.file).context(Unusable)?;
     let sampler = match args.sampler {
         Method::Heun => Sampler::heun(args.churn),

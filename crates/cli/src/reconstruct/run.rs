@@ -99,11 +99,20 @@ pub(crate) struct OutputOptions {
 }
 
 impl OutputOptions {
+    fn existing(&self) -> Existing {
+        match (self.force, self.resume) {
+            (true, _) => Existing::Force,
+            (_, true) => Existing::Resume,
+            _ => Existing::Refuse { resumable: true },
+        }
+    }
+
     /// `given` completed from --config and, under --resume, from the interrupted run.
     ///
     /// # Errors
-    /// A configuration that cannot be read or understood.
+    /// An output folder that cannot be used, a configuration that cannot be read or understood.
     pub fn complete<T: Serialize + DeserializeOwned>(&self, given: &T) -> Result<T> {
+        OutputDir::check(&self.out, self.existing()).context(Unusable)?;
         // Of a run that is finished as well, so that resuming it with other settings is noticed.
         let before = [partial_of(&self.out).join("run.toml"), self.out.join("run.toml")].into_iter().find(|path| path.is_file());
         let mut under: Vec<&Path> = Vec::new();
@@ -277,12 +286,7 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
         lines.iter().for_each(|l| println!("{l}"));
         return Ok(Outcome::Done);
     }
-    let existing = match (job.output.force, job.output.resume) {
-        (true, _) => Existing::Force,
-        (_, true) => Existing::Resume,
-        _ => Existing::Refuse,
-    };
-    let folder = match OutputDir::begin(&job.output.out, existing).context(Unusable)? {
+    let folder = match OutputDir::begin(&job.output.out, job.output.existing()).context(Unusable)? {
         Started::Fresh(folder) => folder,
         Started::Resumed(folder) => {
             same_settings(&folder.path().join("run.toml"), &steering).context(Unusable)?;

@@ -1,6 +1,8 @@
 use crate::{Outcome, Unusable, units};
 use anyhow::Context;
-use halation_io::{Colours, Existing, OutputDir, SkyImage, Started, TensorFile, contact_sheet, write_fits_image, write_whole};
+use halation_io::{
+    Colours, Existing, OutputDir, OutputFile, SkyImage, Started, TensorFile, contact_sheet, write_fits_image, write_whole,
+};
 use halation_nn::ImageSource;
 use halation_vlbi::MICROARCSECOND_RAD;
 use halation_vlbi::ring::passes_ring_gate;
@@ -56,6 +58,12 @@ fn labels(drawn: &[(SourceParameters, Vec<f32>)]) -> anyhow::Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&labels)?)
 }
 
+impl Args {
+    fn existing(&self) -> Existing {
+        if self.force { Existing::Force } else { Existing::Refuse { resumable: false } }
+    }
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let unusable = |e: halation_vlbi::Error| anyhow::anyhow!(e).context(Unusable);
     let mut simulator = SourceSimulator::new(args.seed, args.size).map_err(unusable)?;
@@ -66,9 +74,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let end = end
         .with_context(|| format!("-n {} images from --start {}: use at least one and indices below 2^48", args.number, args.start));
     let end = end.context(Unusable)?;
+    let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match ending.as_str() {
+        "png" | "safetensors" => OutputFile::check(&args.out),
+        _ => OutputDir::check(&args.out, args.existing()),
+    }
+    .context(Unusable)?;
+    if let Some(path) = &args.json {
+        OutputFile::check(path).context(Unusable)?;
+    }
     let drawn: Vec<(SourceParameters, Vec<f32>)> = (args.start..end).into_par_iter().map(|i| simulator.image(i)).collect();
     let (size, n) = (args.size, drawn.len());
-    let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
         "png" => {
             let views = drawn.iter().map(|(_, u)| ArrayView2::from_shape((size, size), u)).collect::<Result<Vec<_>, _>>()?;
@@ -122,8 +138,7 @@ fn ring_gate(args: &Args, drawn: &[(SourceParameters, Vec<f32>)]) -> anyhow::Res
 }
 
 fn folder(args: &Args, simulator: &SourceSimulator, drawn: &[(SourceParameters, Vec<f32>)]) -> anyhow::Result<()> {
-    let existing = if args.force { Existing::Force } else { Existing::Refuse };
-    let dir = match OutputDir::begin(&args.out, existing).context(Unusable)? {
+    let dir = match OutputDir::begin(&args.out, args.existing()).context(Unusable)? {
         Started::Fresh(dir) | Started::Resumed(dir) => dir,
         Started::Complete(_) => return Ok(()),
     };

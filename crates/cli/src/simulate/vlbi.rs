@@ -1,6 +1,6 @@
 use crate::{Outcome, Unusable, units};
 use anyhow::{Context, bail};
-use halation_io::{SkyImage, read_fits_image, write_fits_image, write_whole};
+use halation_io::{OutputFile, SkyImage, read_fits_image, write_fits_image, write_whole};
 use halation_vlbi::simulate::{Corruption, Schedule, SourceImage, Truth, parse_start_mjd, resimulate};
 use halation_vlbi::{Array, Band, GainPrior, MICROARCSECOND_RAD, Observation, Pulse, read_observation, write_uvfits};
 use std::path::{Path, PathBuf};
@@ -104,6 +104,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             }
         }
     }
+    OutputFile::check(&args.output).context(Unusable)?;
     let (made, truth, image) = simulate(&args).context(Unusable)?;
     // The data come last: where they are, the truth is complete.
     let history = [format!("Truth of {}", args.output.display()), format!("from {}, seed {}", args.image.display(), args.seed)];
