@@ -196,7 +196,10 @@ fn read_hdu(path: &Path, file: &mut File, start: u64, len: u64, number: usize) -
             return Err(Error::content(
                 path,
                 place,
-                format!("no END card in {} bytes; the file is truncated or no FITS file", len.min(at) - start),
+                format!(
+                    "found no END card in the {} bytes that follow, expected one within whole blocks of {BLOCK} bytes; the file is cut off or no FITS file: fetch it again",
+                    (len - start).min(MAX_HEADER_BLOCKS as u64 * BLOCK)
+                ),
             ));
         }
         file.read_exact(&mut block).map_err(|e| Error::os(path, e))?;
