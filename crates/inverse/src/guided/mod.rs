@@ -2,7 +2,7 @@
 //!
 //! Prior samples are noised and led down the noise levels again, their denoised images pulled towards the data at each level (see `step`). The
 //! first descent leaves part of them in wrong structures: such that do not fit, and such that fit as no image of the prior would. So at its end, where
-//! log p(data | state) can be trusted, states that it or the prior rules out are dropped, the others copied in their place, noised again to a level at
+//! log p(data | state) can be trusted, states that it and the prior together rule out are dropped, the others copied in their place, noised again to a level at
 //! which their structure is kept in the rough alone, and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step
 //! exact, noising and descending would leave the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the
 //! few images that lost their way.
@@ -74,12 +74,12 @@ const TRUTHS: usize = 24;
 /// Draws the log prior of which falls short of that of every prior sample by more than this are unlike the prior. Among images of M87* that fit alike it
 /// differs by 60; structures that wrong descents have forced fall short by hundreds.
 const UNLIKE: f64 = 100.0;
-/// States the log posterior of which (log-likelihood and log prior) falls short of the best by more than this are in structures that the posterior does not
-/// have. Within right ones it differs by 40 to 70 (M87*: the log-likelihood falls short where the log prior does not); wrong ones fall short by 120 and more.
-const RULED_OUT: f64 = 100.0;
+/// States the log posterior of which (log-likelihood and log prior) falls short of the best by more than this are not chosen. Within one structure it
+/// should differ by less (standard deviation 3 to 7), but the descents scatter by as much; wrong structures that fit as well fall short by 30 to 250.
+const RULED_OUT: f64 = 40.0;
 /// Standard deviations of the log posterior by which a state may fall short of the best, where open degrees of freedom are so many that this is more.
 const RULED_OUT_SD: f64 = 6.0;
-/// At the end, what fits worse by this many times what it may at a choice is left out.
+/// At the end, what falls short by this many times what it may at a choice is left out.
 const FINAL: f64 = 2.0;
 
 impl Guided {
@@ -362,8 +362,6 @@ fn data_len(problem: &Problem, image: &[f32]) -> Result<usize> {
 struct Judged {
     log_likelihood: Vec<f64>,
     log_prior: Vec<f64>,
-    /// How far a log-likelihood may fall short of the best: two standard deviations of chi2, which is twice the log-likelihood; few data have wider tails.
-    shortfall: f64,
     /// How far a log posterior may fall short of the best.
     ruled_out: f64,
 }
@@ -375,29 +373,22 @@ fn best(values: impl Iterator<Item = f64>) -> f64 {
 impl Judged {
     fn of(problem: &Problem, images: &Tensor, log_likelihood: Vec<f64>, rng: Philox) -> Result<Self> {
         let Plausibility { log_prior, open } = log_prior(problem, images, [TOP, BOTTOM], rng.stream(PRIOR))?;
-        let data = data_len(problem, images.item(0))?;
         let ruled_out = RULED_OUT.max(RULED_OUT_SD * (0.5 * open).sqrt());
-        Ok(Self { log_likelihood, log_prior, shortfall: (2.0 * data as f64).sqrt().max(8.0), ruled_out })
+        Ok(Self { log_likelihood, log_prior, ruled_out })
     }
 
-    /// Which particles stand. First those go that data and prior together rule out: the log posterior falls short of the best of their population, or of
-    /// both where the populations are to `meet`, by more than it may. Of the others those go that fit worse than the best of them by more than
-    /// `slack` times the shortfall. Where they meet, a population of which nothing is left or the best fits worse than the other's by so much is lost: the
-    /// other's stand in both places.
+    /// Which particles stand: those the log posterior of which falls short of the best of their population, or of both where the populations are to
+    /// `meet`, by no more than `slack` times what it may. A population of which nothing stands is lost: the other's stand in its place.
     fn standing(&self, slack: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
         let half = self.log_likelihood.len() / 2;
         let posterior: Vec<f64> = self.log_likelihood.iter().zip(&self.log_prior).map(|(l, p)| l + p).collect();
         let likely = [0, 1].map(|p| {
             let own = p * half..(p + 1) * half;
             let top = best(if meet { &posterior } else { &posterior[own.clone()] }.iter().copied());
-            own.filter(|i| posterior[*i] >= top - self.ruled_out).collect::<Vec<_>>()
+            own.filter(|i| posterior[*i] >= top - slack * self.ruled_out).collect::<Vec<_>>()
         });
-        let fit = likely.each_ref().map(|of| best(of.iter().map(|i| self.log_likelihood[*i])));
-        let lost = (0..2).find(|p| meet && fit[*p] < fit[1 - p] - slack * self.shortfall);
-        let kept = [0, 1].map(|p| {
-            let p = if lost == Some(p) { 1 - p } else { p };
-            likely[p].iter().copied().filter(|i| self.log_likelihood[*i] >= fit[p] - slack * self.shortfall).collect()
-        });
+        let lost = (0..2).find(|p| likely[*p].is_empty());
+        let kept = [0, 1].map(|p| likely[if lost == Some(p) { 1 - p } else { p }].clone());
         (kept, lost)
     }
 }

@@ -133,8 +133,8 @@ fn checkpoint_continues_to_the_same_bits() {
     assert!(GuidedState::restore(&broken).is_err());
 }
 
-fn judged(log_likelihood: &[f64], log_prior: &[f64], shortfall: f64) -> Judged {
-    Judged { log_likelihood: log_likelihood.to_vec(), log_prior: log_prior.to_vec(), shortfall, ruled_out: 100.0 }
+fn judged(log_likelihood: &[f64], log_prior: &[f64], ruled_out: f64) -> Judged {
+    Judged { log_likelihood: log_likelihood.to_vec(), log_prior: log_prior.to_vec(), ruled_out }
 }
 
 /// States that the data rule out go, the others stay alike; a population that found nothing as good goes on from the other's states and says so.
@@ -159,10 +159,11 @@ fn choices_drop_what_the_data_rule_out() {
 /// What fits best goes nevertheless where no image of the prior is like it, against the best of its own population or, where they meet, of both.
 #[test]
 fn choices_drop_what_the_prior_rules_out() {
-    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -150.0, -300.0, -430.0], 5.0);
-    assert_eq!(forced.standing(1.0, false), ([vec![1], vec![2]], None));
-    assert_eq!(forced.standing(1.0, true), ([vec![1], vec![1]], Some(1)));
-    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -170.0, -70.0, -400.0], 5.0);
+    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -150.0, -300.0, -430.0], 100.0);
+    assert_eq!(forced.standing(1.0, false), ([vec![0, 1], vec![2]], None));
+    assert_eq!(forced.standing(1.0, true), ([vec![0, 1], vec![0, 1]], Some(1)));
+    assert_eq!(forced.standing(2.0, false), ([vec![0, 1], vec![2, 3]], None));
+    let forced = judged(&[-20.0, -10.0, -22.0, -10.0], &[-50.0, -170.0, -70.0, -400.0], 100.0);
     assert_eq!(forced.standing(1.0, true), ([vec![0], vec![2]], None));
 }
 
