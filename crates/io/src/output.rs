@@ -166,8 +166,7 @@ impl OutputDir {
         }
         let partial = partial_of(&out);
         if let (Existing::Refuse { resumable }, true) = (existing, partial.exists()) {
-            let resume = if resumable { "--resume continues it, " } else { "" };
-            return refuse(&partial, format!("holds an unfinished run; {resume}--force starts it again"));
+            return Err(unfinished(&partial, resumable));
         }
         let first = if partial.exists() { partial.join(LOCK) } else { partial };
         tempfile::tempfile_in(folder_of(&first)).map(drop).map_err(|e| no_place(&first, &e))
@@ -191,12 +190,18 @@ impl OutputDir {
         };
         let lock = take_lock(&partial)?;
         let dir = Self { replace: existing == Existing::Force, out, partial, lock };
-        match existing {
-            _ if fresh => {}
-            Existing::Resume => return Ok(Started::Resumed(dir)),
-            _ => dir.clear()?,
+        if fresh {
+            return Ok(Started::Fresh(dir));
         }
-        Ok(Started::Fresh(dir))
+        match existing {
+            // Another run has begun and stopped since the check.
+            Existing::Refuse { resumable } => Err(unfinished(&dir.partial, resumable)),
+            Existing::Resume => Ok(Started::Resumed(dir)),
+            Existing::Force => {
+                dir.clear()?;
+                Ok(Started::Fresh(dir))
+            }
+        }
     }
 
     /// The folder to write into while the run lasts.
@@ -296,6 +301,11 @@ fn folder_of(path: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
     }
+}
+
+fn unfinished(partial: &Path, resumable: bool) -> Error {
+    let resume = if resumable { "--resume continues it, " } else { "" };
+    Error::content(partial, "output", format!("holds an unfinished run; {resume}--force starts it again"))
 }
 
 /// What to do about `path`, which cannot be written: its folder is not there, or takes nothing.

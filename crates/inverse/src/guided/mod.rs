@@ -2,8 +2,8 @@
 //!
 //! Prior samples are noised and led down the noise levels again, their denoised images pulled towards the data at each level (see `step`). The
 //! first descent leaves part of them in wrong structures: such that do not fit, and such that fit as no image of the prior would. So at its end, where
-//! log p(data | state) can be trusted, states that it and the prior together rule out are dropped, the others copied in their place, noised again to a level at
-//! which their structure is kept in the rough alone, and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step
+//! log p(data | state) can be trusted, states that it and the prior together rule out are dropped, the others copied in their place, noised again to
+//! a level at which their structure is kept in the rough alone, and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878), several times. Were each step
 //! exact, noising and descending would leave the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the
 //! few images that lost their way.
 //!
@@ -172,7 +172,7 @@ impl Solver for Guided {
         let particles = self.particles(draws)?;
         let d = problem.len() as u64;
         let image = vec![0.25 * problem.pixel_range() as f32; problem.len()];
-        let m = data_len(problem, &image)? as u64;
+        let m = problem.likelihood.residual(&image)?.map_or(0, |at| at.value().len()) as u64;
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
         let network_evaluations = self.evaluations(self.levels, self.restarts + 1);
@@ -353,21 +353,12 @@ impl Solver for Guided {
     }
 }
 
-/// Number of data, the length of the residual at any image.
-fn data_len(problem: &Problem, image: &[f32]) -> Result<usize> {
-    Ok(problem.likelihood.residual(image)?.map_or(0, |at| at.value().len()))
-}
-
 /// What data and prior say of every particle, those of one population after those of the other.
 struct Judged {
     log_likelihood: Vec<f64>,
     log_prior: Vec<f64>,
     /// How far a log posterior may fall short of the best.
     ruled_out: f64,
-}
-
-fn best(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(f64::NEG_INFINITY, f64::max)
 }
 
 impl Judged {
@@ -382,13 +373,16 @@ impl Judged {
     fn standing(&self, slack: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
         let half = self.log_likelihood.len() / 2;
         let posterior: Vec<f64> = self.log_likelihood.iter().zip(&self.log_prior).map(|(l, p)| l + p).collect();
-        let likely = [0, 1].map(|p| {
+        let mut kept = [0, 1].map(|p| {
             let own = p * half..(p + 1) * half;
-            let top = best(if meet { &posterior } else { &posterior[own.clone()] }.iter().copied());
-            own.filter(|i| posterior[*i] >= top - slack * self.ruled_out).collect::<Vec<_>>()
+            let rivals = if meet { &posterior } else { &posterior[own.clone()] };
+            let best = rivals.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            own.filter(|i| posterior[*i] >= best - slack * self.ruled_out).collect::<Vec<_>>()
         });
-        let lost = (0..2).find(|p| likely[*p].is_empty());
-        let kept = [0, 1].map(|p| likely[if lost == Some(p) { 1 - p } else { p }].clone());
+        let lost = kept.iter().position(Vec::is_empty);
+        if let Some(p) = lost {
+            kept[p] = kept[1 - p].clone();
+        }
         (kept, lost)
     }
 }
