@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use halation_compute::CpuLevel;
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 mod assess;
@@ -21,7 +23,7 @@ mod units;
 struct Cli {
     /// Threads [default: what affinity and cgroup quota allow]
     #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
     /// Instruction set of the network's kernels: portable, avx2 or avx512, so that a network call has the bits of another processor [default: the best one]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = cpu_level)]
     cpu_level: Option<CpuLevel>,
@@ -88,11 +90,31 @@ fn message(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
+/// `--option -5` as `--option=-5`: no option of this program begins with a digit, and the parser would take the number for one.
+fn with_negative_values(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut out: Vec<OsString> = Vec::new();
+    for arg in args {
+        let number =
+            arg.to_str().and_then(|a| a.strip_prefix('-')).is_some_and(|a| a.starts_with(|c: char| c.is_ascii_digit() || c == '.'));
+        match out
+            .last_mut()
+            .filter(|last| number && last.to_str().is_some_and(|l| l.starts_with("--") && l.len() > 2 && !l.contains('=')))
+        {
+            Some(last) => {
+                last.push("=");
+                last.push(arg);
+            }
+            None => out.push(arg),
+        }
+    }
+    out
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(with_negative_values(std::env::args_os()));
     halation_lapack::one_thread();
     if let Some(threads) = cli.threads
-        && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global()
+        && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()
     {
         eprintln!("halation: error: --threads {threads}: {error}");
         return ExitCode::from(2);
@@ -121,5 +143,19 @@ fn main() -> ExitCode {
             eprintln!("halation: error: {}", message(&error));
             ExitCode::from(if unusable { 2 } else { 1 })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number after an option is its value; anything else stays what it is.
+    #[test]
+    fn negative_values() {
+        let joined = |args: &[&str]| with_negative_values(args.iter().map(OsString::from));
+        assert_eq!(joined(&["--seed", "-5", "-o", "x"]), ["--seed=-5", "-o", "x"].map(OsString::from));
+        assert_eq!(joined(&["--levels", "-.5"]), ["--levels=-.5"].map(OsString::from));
+        assert_eq!(joined(&["--json", "-o", "-n", "-5", "--", "-5"]), ["--json", "-o", "-n", "-5", "--", "-5"].map(OsString::from));
     }
 }

@@ -50,25 +50,29 @@ pub fn field_of_view(prepared: &Prepared, limits_rad: (f64, f64)) -> FieldOfView
 /// Whether a grid suits the data, as far as data can tell before imaging.
 ///
 /// # Errors
-/// A field narrower than two nominal resolutions or than 1.2 times the size estimate does not hold the source; pixels
+/// `limits_rad`: the fields that the prior knows. A field narrower than two nominal resolutions or than 1.2 times the size estimate does not hold the source; pixels
 /// above half the nominal resolution cannot represent what the longest baseline measures.
-pub fn check_field_of_view(prepared: &Prepared, grid: ImageGrid) -> Result<()> {
-    let found = field_of_view(prepared, (0.0, f64::INFINITY));
+pub fn check_field_of_view(prepared: &Prepared, grid: ImageGrid, limits_rad: (f64, f64)) -> Result<()> {
+    let found = field_of_view(prepared, limits_rad);
     let uas = |rad: f64| rad / MICROARCSECOND_RAD;
     let least = (2.0 * found.resolution_rad).max(LEAST_SIZES * found.size_rad.unwrap_or(0.0));
     if grid.fov_rad < least {
+        let remedy = if least > limits_rad.1 {
+            format!("that is more than the {:.0} microarcsec that the prior knows: give a prior of wider fields", uas(limits_rad.1))
+        } else {
+            format!("try --fov {:.0}uas", uas(found.fov_rad))
+        };
         return Err(Error::Invalid(format!(
-            "--fov does not hold the source: found {:.0} microarcsec, expected at least {:.0} (resolution {:.1}, size of the best blurred ring {}): try --fov {:.0}uas",
+            "--fov does not hold the source: found {:.0} microarcsec, expected at least {:.0} (resolution {:.1}, size of the best blurred ring {}): {remedy}",
             uas(grid.fov_rad),
             uas(least),
             uas(found.resolution_rad),
-            found.size_rad.map_or("not measured".to_string(), |w| format!("{:.0}", uas(w))),
-            uas(found.fov_rad)
+            found.size_rad.map_or("not measured".to_string(), |w| format!("{:.0}", uas(w)))
         )));
     }
     if grid.pixel_rad() > 0.5 * found.resolution_rad {
         return Err(Error::Invalid(format!(
-            "pixels of {:.2} microarcsec are too coarse: the longest baseline resolves {:.1}, expected pixels of at most half that: lower --fov or raise --npix",
+            "pixels of {:.2} microarcsec are too coarse: the longest baseline resolves {:.1}, expected pixels of at most half that: lower --fov, or give a prior of more pixels",
             uas(grid.pixel_rad()),
             uas(found.resolution_rad)
         )));
@@ -149,6 +153,8 @@ mod tests {
     use crate::testing::{grid, observe, tracks};
     use crate::{PrepareSettings, prepare};
 
+    const ANY: (f64, f64) = (0.0, f64::INFINITY);
+
     #[test]
     fn outer_size_of_a_gaussian_and_of_a_thin_ring() {
         assert!((outer_size(0.0, 3.0) / 3.0 - 1.0).abs() < 0.01);
@@ -178,10 +184,12 @@ mod tests {
         let measured = found.size_rad.unwrap();
         // The search steps by 10 % in diameter and width; a small ring and a Gaussian look alike.
         assert!((measured / width - 1.0).abs() < 0.1, "{}", measured / MICROARCSECOND_RAD);
-        assert!(check_field_of_view(&p, grid(64)).is_ok());
+        assert!(check_field_of_view(&p, grid(64), ANY).is_ok());
         let narrow = ImageGrid { n: 64, fov_rad: 0.5 * width };
-        assert!(check_field_of_view(&p, narrow).unwrap_err().to_string().contains("does not hold the source"));
-        assert!(check_field_of_view(&p, ImageGrid { n: 4, ..grid(64) }).unwrap_err().to_string().contains("coarse"));
+        let small = (0.0, 1.1 * narrow.fov_rad);
+        assert!(check_field_of_view(&p, narrow, small).unwrap_err().to_string().contains("give a prior of wider fields"));
+        assert!(check_field_of_view(&p, narrow, ANY).unwrap_err().to_string().contains("does not hold the source"));
+        assert!(check_field_of_view(&p, ImageGrid { n: 4, ..grid(64) }, ANY).unwrap_err().to_string().contains("coarse"));
         assert_eq!(field_of_view(&p, (0.0, 1e-11)).fov_rad, 1e-11);
     }
 }

@@ -203,6 +203,9 @@ fn plain_name(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
+/// Files the middles of which lie farther apart than this are of different observations.
+const LONGEST_GAP_H: f64 = 12.0;
+
 fn join(joined: &mut Observation, next: Observation, first: &Path, path: &Path) -> Result<()> {
     let fail = |message: String| Err(Error::Data { path: path.to_path_buf(), message });
     if plain_name(&joined.source) != plain_name(&next.source) {
@@ -219,6 +222,18 @@ fn join(joined: &mut Observation, next: Observation, first: &Path, path: &Path) 
     if apart_arcsec > 1.0 {
         return fail(format!(
             "its direction lies {apart_arcsec:.1} arcsec from that in {}, expected the same phase centre",
+            first.display()
+        ));
+    }
+    // Sources vary, and one image of two days would be of neither.
+    let middle = |o: &Observation| {
+        let times = || o.visibilities.iter().map(|v| v.mjd);
+        0.5 * (times().fold(f64::INFINITY, f64::min) + times().fold(f64::NEG_INFINITY, f64::max))
+    };
+    let apart_h = 24.0 * (middle(&next) - middle(joined)).abs();
+    if apart_h > LONGEST_GAP_H {
+        return fail(format!(
+            "was observed {apart_h:.0} hours from {}, expected files of one observation, within {LONGEST_GAP_H} hours: give each day alone",
             first.display()
         ));
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Example: halation prior info data/priors/vlbi-64.safetensors
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The prior
+    /// The prior: a name or a file
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -15,7 +15,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
-    let info = halation_nn::read_prior_metadata(&args.file).context(Unusable)?;
+    let info = halation_nn::read_prior_metadata(&crate::find::prior(&args.file).context(Unusable)?).context(Unusable)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&info)?);
         return Ok(Outcome::Done);

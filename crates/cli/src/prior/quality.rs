@@ -163,6 +163,7 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
     if options.record && options.samples == 0 {
         bail!(anyhow!("--record stores the ring share of samples, and --samples is 0; give --samples 500").context(Unusable));
     }
+    let path = &crate::find::prior(path).context(Unusable)?;
     let (prior, info) = load_prior(path).context(Unusable)?;
     let [channels, size, width] = prior.item_shape();
     if channels != 1 || size != width || info.card.range != [-1.0, 1.0] {

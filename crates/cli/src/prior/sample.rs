@@ -82,8 +82,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         let message = format!("{}: found the ending {ending:?}, expected .png or .safetensors", args.out.display());
         bail!(anyhow::anyhow!(message).context(Unusable));
     }
+    if args.number == 0 {
+        bail!(anyhow::anyhow!("-n 0: expected at least one image").context(Unusable));
+    }
     OutputFile::check(&args.out).context(Unusable)?;
-    let (prior, info) = load_prior(&args.file).context(Unusable)?;
+    let (prior, info) = load_prior(&crate::find::prior(&args.file).context(Unusable)?).context(Unusable)?;
     let sampler = match args.sampler {
         Method::Heun => Sampler::heun(args.churn),
         Method::Ancestral if args.churn == 0.0 => Sampler::Ancestral,

@@ -56,7 +56,7 @@ pub(crate) struct SolverOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Noise levels [default: 310 with three network calls each (guided), 232 with four (pnp-dm)]
+    /// Noise levels [default: 158, nearly all of them visited twice (guided), 232 with four network calls each (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub levels: Option<usize>,
@@ -135,11 +135,12 @@ pub(crate) struct LoadedPrior {
     pub metadata: std::collections::BTreeMap<String, String>,
 }
 
-/// Loads a prior file of any kind.
+/// Loads a prior of any kind, by name or file.
 ///
 /// # Errors
 /// The file cannot be read or is no prior.
-pub(crate) fn load_prior(path: &Path) -> Result<LoadedPrior> {
+pub(crate) fn load_prior(name: &Path) -> Result<LoadedPrior> {
+    let path = &crate::find::prior(name).context(Unusable)?;
     let (info, file) = halation_nn::read_prior(path).context(Unusable)?;
     let stated = file.metadata.contains_key("range");
     let (denoiser, range): (Box<dyn Denoiser>, [f64; 2]) = match info.kind.as_str() {

@@ -91,9 +91,34 @@ fn gains(given: &[String]) -> Result<GainPrior> {
     Ok(prior)
 }
 
+/// A gain that no data product uses, or of a station that does not observe, would be ignored in silence.
+fn check_gains(options: &Options, data: DataProducts, prepared: &Prepared) -> Result<()> {
+    let Some(given) = options.gain.first() else { return Ok(()) };
+    if matches!(data, DataProducts::Closures | DataProducts::CalibratedVisibilities) {
+        bail!("--gain {given}: these data products have no station gains; it goes with --data amplitudes+closures or visibilities");
+    }
+    let names: Vec<&str> = prepared.stations.iter().map(|s| s.name.as_str()).collect();
+    match options.gain.iter().find(|text| !names.contains(&text.split('=').next().unwrap_or_default())) {
+        Some(text) => bail!("--gain {text}: found no such station, expected one of {}", names.join(" ")),
+        None => Ok(()),
+    }
+}
+
 /// Fields of view for which the prior was trained, radians: metadata `fov_uas`, two numbers.
 fn prior_fields(prior: &LoadedPrior) -> Result<(f64, f64)> {
-    let Some(text) = prior.metadata.get("fov_uas") else { return Ok((0.0, f64::INFINITY)) };
+    let Some(text) = prior.metadata.get("fov_uas") else {
+        bail!(
+            "{}: no metadata fov_uas: not a prior of images of the sky, of which lengths are known; give one that `halation prior train vlbi-sources` has trained, for example vlbi-64",
+            prior.path.display()
+        );
+    };
+    if prior.range != [-1.0, 1.0] {
+        bail!(
+            "{}: pixel values {:?}, expected -1 to 1 (z = 2 u - 1, u = image over its maximum): not a prior of images of the sky",
+            prior.path.display(),
+            prior.range
+        );
+    }
     let numbers: Option<[f64; 2]> = serde_json::from_str(text).ok().filter(|[low, high]: &[f64; 2]| 0.0 < *low && low < high);
     let Some([low, high]) = numbers else {
         bail!("{}: metadata fov_uas: found {text:?}, expected two increasing numbers like [100, 250]", prior.path.display());
@@ -128,7 +153,7 @@ fn grid(options: &Options, prepared: &Prepared, prior: &LoadedPrior) -> Result<(
         );
     }
     let grid = ImageGrid::new(nx, fov_rad)?;
-    check_field_of_view(prepared, grid)?;
+    check_field_of_view(prepared, grid, limits)?;
     let origin = if options.fov.is_some() { "given" } else { "from the data" };
     Ok((grid, format!("{found}; used {:.1} microarcsec ({origin}), {nx} x {nx} pixels", uas(fov_rad))))
 }
@@ -180,9 +205,10 @@ pub(crate) fn run(args: Args) -> Result<Outcome> {
         .context(Unusable));
     }
     let prepared = prepare(&observation, &PrepareSettings { systematic, min_snr, ..Default::default() }).context(Unusable)?;
-    let prior = load_prior(&crate::find::prior(options.prior.as_deref().unwrap_or(Path::new("vlbi-64"))).context(Unusable)?)?;
+    let prior = load_prior(options.prior.as_deref().unwrap_or(Path::new("vlbi-64")))?;
     let (grid, field) = grid(&options, &prepared, &prior).context(Unusable)?;
     let (settings, calibration) = likelihood(&options).context(Unusable)?;
+    check_gains(&options, settings.data, &prepared).context(Unusable)?;
     let vlbi = VlbiProblem::new(&prepared, grid, &settings).context(Unusable)?;
     let (y, x) = vlbi.axes();
     let problem = Problem {

@@ -7,6 +7,8 @@
 //! exact, noising and descending would leave the posterior as it is; so copies part, and the last descent leaves the posterior's own spread, less the
 //! few images that lost their way.
 //!
+//! Where structure is settled, each level is followed by a corrector (see [`step`]), without which a descent keeps every error that it makes.
+//!
 //! Two populations are compared with each other. Where they meet, what one has found rules out states of the other; only where one has found nothing as
 //! good, it goes on from the other's states, and then they are not compared. Draws that fit as no image of the prior would, where there are no better
 //! ones, are counted in the label.
@@ -35,7 +37,7 @@ use plausibility::{Plausibility, log_prior};
 use rayon::prelude::*;
 use state::shared_basis;
 use std::ops::Range;
-use step::guide;
+use step::{carry, drift, guide, kick};
 
 /// Settings of the guided reverse diffusion.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +52,7 @@ pub struct Guided {
 
 impl Default for Guided {
     fn default() -> Self {
-        Self { levels: 310, population: None, restarts: 3 }
+        Self { levels: 158, population: None, restarts: 3 }
     }
 }
 
@@ -61,13 +63,21 @@ const NOISE: u16 = 3;
 const SELECT: u16 = 4;
 const RELABEL: u16 = 5;
 const PRIOR: u16 = 6;
+const CORRECTOR: u16 = 7;
 
 /// Noise level of the first descent's start in pixel ranges: of a prior sample only the rough structure is left.
 const TOP: f64 = 2.0;
-/// The restarts' level in pixel ranges.
-const RESTART: f64 = 1.0;
+/// Levels of the first restart and of all others, in pixel ranges.
+const RESTART: [f64; 2] = [1.0, 0.5];
+/// At and below this many pixel ranges each level has a corrector; above, of all structure only the rough is left.
+const CORRECTED: f64 = 1.0;
 /// Where every descent but the last ends, in pixel ranges: the structure is settled, and the linearisation good.
 const BOTTOM: f64 = 0.05;
+/// Of the last descent, which alone is returned, levels are this many times as dense; below `BOTTOM`, where all but the pixels' own noise is settled, half as
+/// dense as that.
+const LAST_DENSITY: f64 = 2.5;
+/// Where the last descent is taken to end, in pixel ranges, when the levels are shared out: the cost must be known before the data's curvature is measured.
+const NOMINAL_LAST: f64 = 0.0015;
 /// Levels at which the denoising error is measured, and prior samples on which.
 const NODES: usize = 12;
 const TRUTHS: usize = 24;
@@ -96,29 +106,32 @@ impl Guided {
         Ok(particles)
     }
 
-    /// Network calls of a particle until `steps` are done, with those at the start and after `judged` descents; a pullback counts as one more.
-    fn evaluations(&self, steps: usize, judged: usize) -> u64 {
-        START_CALLS + (NODES + 2 * steps) as u64 + (1 + judged as u64) * plausibility::CALLS
+    /// Network calls of a particle for these levels done, with those at the start and after `judged` descents; a pullback counts as one more.
+    fn evaluations(&self, done: &[f64], range: f64, judged: usize) -> u64 {
+        let guided = done.len() + done.iter().filter(|sigma| **sigma <= CORRECTED * range).count();
+        START_CALLS + (NODES + 2 * guided) as u64 + (1 + judged as u64) * plausibility::CALLS
     }
 
-    /// All levels, descent after descent, each geometric and all with about the same ratio; and the last index of every descent.
+    /// All levels, descent after descent, and the last index of every descent. The levels are shared by the descents' lengths in ln sigma.
     fn ladder(&self, range: f64, last: f64) -> (Vec<f64>, Vec<usize>) {
-        let descents: Vec<(f64, f64)> = (0..=self.restarts)
-            .map(|i| {
-                let from = if i == 0 { TOP } else { RESTART } * range;
-                (from, if i == self.restarts { last.min(0.5 * from) } else { BOTTOM * range })
-            })
-            .collect();
-        let length = |(from, to): (f64, f64)| (from / to).ln();
-        let total: f64 = descents.iter().map(|d| length(*d)).sum();
+        let from = |i: usize| range * if i == 0 { TOP } else { RESTART[(i - 1).min(1)] };
+        let length = |i: usize| {
+            let settled = (from(i) / (BOTTOM * range)).ln();
+            if i < self.restarts { settled } else { LAST_DENSITY * (settled + 0.5 * (BOTTOM / NOMINAL_LAST).ln()) }
+        };
+        let total: f64 = (0..=self.restarts).map(length).sum();
         let (mut ladder, mut ends, mut done) = (Vec::new(), Vec::new(), 0.0);
-        for d in descents {
-            done += length(d);
+        for i in 0..=self.restarts {
+            done += length(i);
             // At least the two ends of every descent; the shares add up to all levels.
-            let after = 2 * (self.restarts - ends.len());
+            let after = 2 * (self.restarts - i);
             let upto = ((self.levels as f64 * done / total).round() as usize).clamp(ladder.len() + 2, self.levels - after);
             let n = upto - ladder.len();
-            ladder.extend(geometric(d.0, d.1, n));
+            if i < self.restarts {
+                ladder.extend(geometric(from(i), BOTTOM * range, n));
+            } else {
+                ladder.extend(last_descent(from(i), BOTTOM * range, last, n));
+            }
             ends.push(ladder.len() - 1);
         }
         (ladder, ends)
@@ -139,6 +152,18 @@ impl Guided {
         }
         Ok((0.5 / top.sqrt(), top))
     }
+}
+
+/// `n` levels from `from` to `last` (or half of `from`, if that is less), evenly spaced in the logarithm, below `settled` twice as far apart.
+fn last_descent(from: f64, settled: f64, last: f64, n: usize) -> Vec<f64> {
+    let last = last.min(0.5 * from);
+    let settled = settled.clamp(last, from);
+    let (dense, thin) = ((from / settled).ln(), 0.5 * (settled / last).ln());
+    let level = |i: usize| {
+        let at = (dense + thin) * i as f64 / (n - 1) as f64;
+        if at <= dense { from * (-at).exp() } else { settled * (-2.0 * (at - dense)).exp() }
+    };
+    (0..n).map(level).collect()
 }
 
 impl Solver for Guided {
@@ -175,7 +200,9 @@ impl Solver for Guided {
         let m = problem.likelihood.residual(&image)?.map_or(0, |at| at.value().len()) as u64;
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
-        let network_evaluations = self.evaluations(self.levels, self.restarts + 1);
+        let range = problem.pixel_range();
+        let (ladder, ends) = self.ladder(range, NOMINAL_LAST * range);
+        let network_evaluations = self.evaluations(&ladder, range, ends.len());
         Ok(Plan { particles, steps: self.levels, network_evaluations, memory_bytes })
     }
 
@@ -204,6 +231,7 @@ impl Solver for Guided {
             z: Tensor::from_vec(x.shape(), z)?,
             before: x.clone(),
             x,
+            momentum: rng.stream(CORRECTOR).normal(0..particles as u64, 0, &problem.prior.item_shape())?,
             ancestors: (0..particles as u64).collect(),
             ladder,
             ends,
@@ -244,7 +272,15 @@ impl Solver for Guided {
         let basis = state.basis(problem)?;
         let descent = state.ends.iter().position(|end| k <= *end).unwrap_or(0);
         let begins = k == 0 || state.ends.contains(&(k - 1));
-        let guided = guide(problem, basis.as_deref(), &state.z, sigma, &state.errors)?;
+        let mut guided = guide(problem, basis.as_deref(), &state.z, sigma, &state.errors)?;
+        if sigma <= CORRECTED * problem.pixel_range() {
+            let noise = state.rng.stream(CORRECTOR).normal(0..n as u64, k as u32 + 1, &item)?;
+            let predicted = guided.denoised;
+            drift(&mut state.z, &mut state.momentum, &predicted, &noise, sigma);
+            guided = guide(problem, basis.as_deref(), &state.z, sigma, &state.errors)?;
+            kick(&mut state.momentum, &state.z, &guided.denoised, sigma);
+            carry(&mut state.before, &predicted, &guided.denoised);
+        }
         if let Some(i) = guided.denoised.data().iter().position(|v| !v.is_finite()) {
             return Err(Error::Numerical(format!("particle {} is not finite at noise level {sigma}", i / problem.len())));
         }
@@ -260,7 +296,7 @@ impl Solver for Guided {
                 // The curvature where the data have had their say may differ from that at prior samples.
                 let (last, curvature) = self.last_level(problem, &state.x)?;
                 let rest = &mut state.ladder[k + 1..];
-                let renewed = geometric(rest[0], last.min(0.5 * rest[0]), rest.len());
+                let renewed = last_descent(rest[0], BOTTOM * problem.pixel_range(), last, rest.len());
                 rest.copy_from_slice(&renewed);
                 state.curvature = curvature;
             }
@@ -277,7 +313,11 @@ impl Solver for Guided {
             stage: if descent == 0 { "descent" } else { "restart" },
             step: state.step,
             total: state.ladder.len(),
-            network_evaluations: self.evaluations(state.step, state.ends.iter().filter(|end| **end < state.step).count()),
+            network_evaluations: self.evaluations(
+                &state.ladder[..state.step],
+                problem.pixel_range(),
+                state.ends.iter().filter(|end| **end < state.step).count(),
+            ),
             reduced_chi2: problem.median_chi2(&state.x)?,
             effective_samples: None,
         })
@@ -334,7 +374,7 @@ impl Solver for Guided {
         let draws = Draws {
             images,
             chains: if shares[0] == shares[1] { 2 } else { 1 },
-            network_evaluations: self.evaluations(state.step, state.ends.len()),
+            network_evaluations: self.evaluations(&state.ladder, problem.pixel_range(), state.ends.len()),
             stats: vec![
                 (
                     "ancestor".into(),

@@ -18,6 +18,8 @@ pub struct GuidedState {
     /// The denoised images of the last step, and as they were one step before in this descent.
     pub(super) x: Tensor,
     pub(super) before: Tensor,
+    /// Of the correctors.
+    pub(super) momentum: Tensor,
     pub(super) ancestors: Vec<u64>,
     pub(super) ladder: Vec<f64>,
     /// Index of the last level of every descent.
@@ -51,13 +53,14 @@ impl GuidedState {
 }
 
 impl Checkpoint for GuidedState {
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
 
     fn save(&self) -> TensorFile {
         let mut file = TensorFile::new();
         put_tensor(&mut file, "z", &self.z);
         put_tensor(&mut file, "x", &self.x);
         put_tensor(&mut file, "before", &self.before);
+        put_tensor(&mut file, "momentum", &self.momentum);
         let n = self.ancestors.len();
         file.insert_u64("ancestors", &[n], self.ancestors.clone());
         file.insert_f64("ladder", &[self.ladder.len()], self.ladder.clone());
@@ -83,6 +86,7 @@ impl Checkpoint for GuidedState {
             z: tensor_of(file, "z")?,
             x: tensor_of(file, "x")?,
             before: tensor_of(file, "before")?,
+            momentum: tensor_of(file, "momentum")?,
             ancestors: file.u64s("ancestors")?.1.to_vec(),
             ladder: file.f64s("ladder")?.1.to_vec(),
             ends: file.u64s("ends")?.1.iter().map(|e| *e as usize).collect(),
@@ -94,7 +98,7 @@ impl Checkpoint for GuidedState {
             basis: None,
         };
         let n = state.x.draws();
-        if [&state.z, &state.before].iter().any(|t| t.shape() != state.x.shape())
+        if [&state.z, &state.before, &state.momentum].iter().any(|t| t.shape() != state.x.shape())
             || state.ancestors.len() != n
             || !n.is_multiple_of(2)
             || n == 0

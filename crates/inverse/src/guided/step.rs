@@ -59,6 +59,41 @@ pub(super) fn guide(
     Ok(Guided { denoised: Tensor::from_vec(x.shape(), images)?, log_likelihood })
 }
 
+/// Step in time of a corrector, where z without any other force than its own noise's swings with frequency 1.
+const TIME_STEP: f64 = 0.7;
+/// What is left of the momentum after one step.
+const PERSISTENCE: f64 = 0.6;
+
+/// The two halves of a corrector at noise level `sigma`: one step of underdamped Langevin dynamics in z / sigma along the score (D - z) / sigma^2, D the denoised
+/// image that prior and data together lead to. It forgets what went wrong before (predictor-corrector sampling, Song et al. 2021, arXiv:2011.13456,
+/// Algorithm 2), and its `momentum` (variance 1 a pixel, kept from level to level) carries it along what data and noise leave free, where steps without one only
+/// diffuse. Kick, drift, fresh noise for the momentum, drift; then, D found anew, kick: BAOAB (Leimkuhler & Matthews 2013, doi:10.1093/amrx/abs010), which leaves
+/// the covariance of a Gaussian z as it is for any stable step.
+pub(super) fn drift(z: &mut Tensor, momentum: &mut Tensor, denoised: &Tensor, noise: &Tensor, sigma: f64) {
+    kick(momentum, z, denoised, sigma);
+    let half = (0.5 * TIME_STEP * sigma) as f32;
+    let (kept, fresh) = (PERSISTENCE as f32, (1.0 - PERSISTENCE * PERSISTENCE).sqrt() as f32);
+    let parts = z.data_mut().par_iter_mut().zip(momentum.data_mut()).zip(noise.data());
+    parts.for_each(|((z, p), e)| {
+        *z += half * *p;
+        *p = kept * *p + fresh * e;
+        *z += half * *p;
+    });
+}
+
+/// See [`drift`].
+pub(super) fn kick(momentum: &mut Tensor, z: &Tensor, denoised: &Tensor, sigma: f64) {
+    let scale = (0.5 * TIME_STEP / sigma) as f32;
+    momentum.data_mut().par_iter_mut().zip(z.data()).zip(denoised.data()).for_each(|((p, z), d)| *p += scale * (d - z));
+}
+
+/// The denoised image `before`, as the reverse step needs it where a corrector came between: so that its last increment is the one from the level before to
+/// this one, which led to `predicted`, without what the corrector has changed since, to `corrected`.
+pub(super) fn carry(before: &mut Tensor, predicted: &Tensor, corrected: &Tensor) {
+    let parts = before.data_mut().par_iter_mut().zip(predicted.data()).zip(corrected.data());
+    parts.for_each(|((b, p), c)| *b += c - p);
+}
+
 /// What the data say of one denoised image.
 struct Pull {
     /// The denoising error e.
@@ -91,7 +126,46 @@ impl Pull {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Guided;
     use super::*;
+    use halation_compute::Philox;
+    use halation_nn::ancestral_step;
+
+    /// Gaussians of standard deviation s, the last descent of the default levels: denoised images come out with their spread to 1 %, and z on the way with the
+    /// noise that it should have to 4 %.
+    #[test]
+    fn correctors_leave_the_spread_as_it_is() {
+        let n = 100_000;
+        for s in [0.5, 0.1, 0.02] {
+            let (ladder, ends) = Guided::default().ladder(2.0, 0.1 * s);
+            let levels = &ladder[ends[2] + 1..];
+            let of = |k: usize, stream: u16| Philox::new(3).stream(stream).normal(0..1, k as u32, &[1, 1, n]).unwrap();
+            let scaled = |t: &Tensor, by: f64| {
+                Tensor::from_vec(t.shape(), t.data().iter().map(|v| (by * f64::from(*v)) as f32).collect()).unwrap()
+            };
+            let spread = |t: &Tensor| (t.data().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n as f64).sqrt();
+            let mut z = scaled(&of(0, 1), (s * s + levels[0] * levels[0]).sqrt());
+            let (mut before, mut momentum): (Option<Tensor>, _) = (None, of(0, 4));
+            for (k, sigma) in levels.iter().enumerate() {
+                let gain = s * s / (s * s + sigma * sigma);
+                let predicted = scaled(&z, gain);
+                drift(&mut z, &mut momentum, &predicted, &of(k, 2), *sigma);
+                let denoised = scaled(&z, gain);
+                kick(&mut momentum, &z, &denoised, *sigma);
+                if let Some(before) = &mut before {
+                    carry(before, &predicted, &denoised);
+                }
+                let noisy = spread(&z) / (s * s + sigma * sigma).sqrt();
+                assert!((noisy - 1.0).abs() < 0.04, "s {s}, level {k}: z is {noisy} times as wide as it should be");
+                if let Some(next) = levels.get(k + 1) {
+                    ancestral_step(&mut z, &denoised, before.as_ref(), &of(k, 3), *sigma, *next);
+                }
+                before = Some(denoised);
+            }
+            let last = spread(&before.unwrap()) / s;
+            assert!((last - 1.0).abs() < 0.01, "s {s}: {last}");
+        }
+    }
 
     /// Along g = (3, 4) the measured error 0.2 leaves a variance of 1; the network half of it, all of it, more, or less than none.
     #[test]
