@@ -130,3 +130,25 @@ fn bad_calls_say_why() {
     assert_eq!(std::fs::read(folder.join("x.uvfits")).unwrap(), b"mine");
     done(folder, &[&NIGHT[..], &["--force", "-o", "x.uvfits"]].concat());
 }
+
+/// What would be ignored or mixed in silence.
+#[test]
+fn reconstructions_that_would_mislead_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    ring(folder);
+    for (day, name) in [("2017-04-06T00:30", "a.uvfits"), ("2017-04-07T00:30", "b.uvfits")] {
+        let mut night = NIGHT;
+        night[7] = day;
+        done(folder, &[&night[..], &["-o", name]].concat());
+    }
+    let call = |more: &[&str]| refused(folder, &[&["reconstruct", "vlbi", "-o", "out", "--dry-run", "a.uvfits"], more].concat());
+    let days = call(&["b.uvfits"]);
+    assert!(days.contains("b.uvfits") && days.contains("24 hours from a.uvfits") && days.contains("each day alone"), "{days}");
+    assert!(call(&["--gain", "LM=0.5"]).contains("no station gains"));
+    let amplitudes = ["--data", "amplitudes+closures", "--gain", "XX=0.5"];
+    assert!(call(&amplitudes).contains("--gain XX=0.5: found no such station, expected one of"));
+    assert!(call(&["--seed", "-5"]).contains("invalid value '-5'"));
+    assert!(call(&["--fov", "20uas"]).contains("100 to 250 uas"));
+    done(folder, &["reconstruct", "vlbi", "-o", "out", "--dry-run", "a.uvfits", "--prior", "vlbi-64"]);
+}
