@@ -22,13 +22,17 @@ mod units;
 #[command(name = "halation", version, about, max_term_width = 120)]
 struct Cli {
     /// Threads [default: what affinity and cgroup quota allow]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
     /// Instruction set of the network's kernels: portable, avx2 or avx512, so that a network call has the bits of another processor [default: the best one]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = cpu_level)]
     cpu_level: Option<CpuLevel>,
     #[command(subcommand)]
     verb: Verb,
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a whole number of at least 1".into())
 }
 
 fn cpu_level(name: &str) -> Result<CpuLevel, String> {

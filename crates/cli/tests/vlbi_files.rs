@@ -144,7 +144,13 @@ fn reconstructions_that_would_mislead_are_refused() {
     }
     let call = |more: &[&str]| refused(folder, &[&["reconstruct", "vlbi", "-o", "out", "--dry-run", "a.uvfits"], more].concat());
     let days = call(&["b.uvfits"]);
-    assert!(days.contains("b.uvfits") && days.contains("24 hours from a.uvfits") && days.contains("each day alone"), "{days}");
+    assert!(
+        days.contains("b.uvfits")
+            && days.contains("observed 24 hours from")
+            && days.contains("a.uvfits, expected files of one observation")
+            && days.contains("each day alone"),
+        "{days}"
+    );
     assert!(call(&["--gain", "LM=0.5"]).contains("no station gains"));
     let amplitudes = ["--data", "amplitudes+closures", "--gain", "XX=0.5"];
     assert!(call(&amplitudes).contains("--gain XX=0.5: found no such station, expected one of"));
