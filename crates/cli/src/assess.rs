@@ -172,14 +172,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let effective = effective_draws(&draws.weights);
     let (chi2, chi2_draws) = chi2(&ensemble)?;
 
-    let negative: Vec<f64> = draws
-        .images
-        .iter()
-        .map(|image| {
-            let (below, all) = image.iter().fold((0.0, 0.0), |(n, a), v| (n + (-v).max(0.0), a + v.abs()));
-            if all > 0.0 { below / all } else { 0.0 }
-        })
-        .collect();
+    // As the network made it, where the file says so: shifting an image adds ripples of its own.
+    let negative: Vec<f64> = match ensemble.sample_stats.get("negative_flux_share") {
+        Some(stored) => stored.values.iter().copied().collect(),
+        None => draws
+            .images
+            .iter()
+            .map(|image| {
+                let (below, all) = image.iter().fold((0.0, 0.0), |(n, a), v| (n + (-v).max(0.0), a + v.abs()));
+                if all > 0.0 { below / all } else { 0.0 }
+            })
+            .collect(),
+    };
     let mut report = Map::new();
     report.insert(
         "ensemble".into(),

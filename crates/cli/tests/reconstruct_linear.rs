@@ -144,6 +144,9 @@ fn interrupted_and_resumed() {
     assert!(other.status.code() == Some(2) && text.contains("seed") && text.contains("--force"), "{text}");
     // The run's own settings come back without being given.
     success(&f.run(&["-o", "part", "--resume"]));
+    let record = std::fs::read_to_string(f.path("part/run.toml")).unwrap();
+    let line = |key: &str| record.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_string();
+    assert!(line("command_line").contains("--levels 6000") && line("resumed_by").contains("--resume"), "{record}");
     // Of a finished run as well, other settings are noticed.
     success(&f.run(&["-o", "part", "--resume"]));
     let other = f.run(&with(&["-o", "part", "--resume", "--seed", "9"]));

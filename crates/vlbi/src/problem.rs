@@ -91,7 +91,8 @@ impl Domain for VlbiProblem {
                 (centred, (gauge.l_rad, gauge.m_rad), scale)
             }
         };
-        let negative = -u.iter().filter(|v| **v < 0.0).sum::<f64>() / sum;
+        let absolute = u.iter().map(|v| v.abs()).sum::<f64>();
+        let negative = if absolute > 0.0 { -u.iter().filter(|v| **v < 0.0).sum::<f64>() / absolute } else { 0.0 };
         let mut stats = BTreeMap::from([
             ("shift_east_rad".to_string(), shift_rad.0),
             ("shift_north_rad".to_string(), shift_rad.1),

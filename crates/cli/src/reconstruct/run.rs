@@ -305,7 +305,14 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
     };
     note("version", env!("CARGO_PKG_VERSION").into());
     note("command", job.command.into());
-    note("command_line", std::env::args().collect::<Vec<_>>().join(" "));
+    let now = std::env::args().collect::<Vec<_>>().join(" ");
+    match begun_by(&folder.path().join("run.toml")) {
+        Some(first) => {
+            note("command_line", first);
+            note("resumed_by", now);
+        }
+        None => note("command_line", now),
+    }
     note("device", "cpu".into());
     note("cpu_level", halation_compute::CpuLevel::current().name().into());
     note("prior_sha256", job.prior.sha256.clone());
@@ -419,6 +426,12 @@ fn write_run_toml(folder: &OutputDir, steering: &toml::Table, record: &toml::Tab
     all.insert(RECORD.into(), record.clone().into());
     folder.write("run.toml", toml::to_string(&all)?.as_bytes())?;
     Ok(())
+}
+
+/// The command line that began the run which is resumed.
+fn begun_by(path: &Path) -> Option<String> {
+    let all: toml::Table = toml::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    Some(all.get(RECORD)?.get("command_line")?.as_str()?.to_string())
 }
 
 /// Fails unless the run that is resumed has the settings `now`; nothing of it has been touched yet.
