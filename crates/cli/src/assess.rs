@@ -1,6 +1,6 @@
 use crate::{Outcome, Unusable, units};
 use anyhow::Context;
-use halation_posterior::{Ensemble, effective_draws, lower_level, quantiles, read_ensemble};
+use halation_posterior::{Ensemble, effective_draws, lower_level, metrics, quantiles, read_ensemble};
 use halation_vlbi::ImageGrid;
 use halation_vlbi::ring::{RingFeatures, RingOptions, ring_features};
 use rayon::prelude::*;
@@ -175,14 +175,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     // As the network made it, where the file says so: shifting an image adds ripples of its own.
     let negative: Vec<f64> = match ensemble.sample_stats.get("negative_flux_share") {
         Some(stored) => stored.values.iter().copied().collect(),
-        None => draws
-            .images
-            .iter()
-            .map(|image| {
-                let (below, all) = image.iter().fold((0.0, 0.0), |(n, a), v| (n + (-v).max(0.0), a + v.abs()));
-                if all > 0.0 { below / all } else { 0.0 }
-            })
-            .collect(),
+        None => draws.images.iter().map(|image| metrics::negative_flux_share(image)).collect(),
     };
     let mut report = Map::new();
     report.insert(

@@ -18,6 +18,12 @@ fn mean_square_error(image: &ArrayView2<f64>, truth: &ArrayView2<f64>) -> f64 {
     Zip::from(image).and(truth).fold(0.0, |s, a, b| s + (a - b) * (a - b)) / image.len() as f64
 }
 
+/// Sum of the negative over the sum of the absolute pixels; 0 for an image of zeros.
+pub fn negative_flux_share(pixels: &[f64]) -> f64 {
+    let (below, all) = pixels.iter().fold((0.0, 0.0), |(n, a), v| (n + (-v).max(0.0), a + v.abs()));
+    if all > 0.0 { below / all } else { 0.0 }
+}
+
 /// Peak signal-to-noise ratio in decibels: 10 log10(peak^2 / mean squared error), the peak being the truth's largest value.
 ///
 /// # Errors

@@ -47,18 +47,21 @@ pub fn field_of_view(prepared: &Prepared, limits_rad: (f64, f64)) -> FieldOfView
     FieldOfView { fov_rad: wanted.min(limits_rad.1).max(limits_rad.0), resolution_rad, size_rad }
 }
 
-/// Whether a grid suits the data, as far as data can tell before imaging.
+/// Whether a grid suits the data, as far as data can tell before imaging; `found` is what [`field_of_view`] says of them.
 ///
 /// # Errors
-/// `limits_rad`: the fields that the prior knows. A field narrower than two nominal resolutions or than 1.2 times the size estimate does not hold the source; pixels
+/// A field narrower than two nominal resolutions or than 1.2 times the size estimate does not hold the source; pixels
 /// above half the nominal resolution cannot represent what the longest baseline measures.
-pub fn check_field_of_view(prepared: &Prepared, grid: ImageGrid, limits_rad: (f64, f64)) -> Result<()> {
-    let found = field_of_view(prepared, limits_rad);
+pub fn check_field_of_view(found: &FieldOfView, grid: ImageGrid) -> Result<()> {
     let uas = |rad: f64| rad / MICROARCSECOND_RAD;
     let least = (2.0 * found.resolution_rad).max(LEAST_SIZES * found.size_rad.unwrap_or(0.0));
     if grid.fov_rad < least {
-        let remedy = if least > limits_rad.1 {
-            format!("that is more than the {:.0} microarcsec that the prior knows: give a prior of wider fields", uas(limits_rad.1))
+        // The default field is wide enough unless the prior's limit cuts it.
+        let remedy = if least > found.fov_rad {
+            format!(
+                "that is more than the {:.0} microarcsec that the prior knows: give a prior of wider fields",
+                uas(found.fov_rad)
+            )
         } else {
             format!("try --fov {:.0}uas", uas(found.fov_rad))
         };
@@ -153,8 +156,6 @@ mod tests {
     use crate::testing::{grid, observe, tracks};
     use crate::{PrepareSettings, prepare};
 
-    const ANY: (f64, f64) = (0.0, f64::INFINITY);
-
     #[test]
     fn outer_size_of_a_gaussian_and_of_a_thin_ring() {
         assert!((outer_size(0.0, 3.0) / 3.0 - 1.0).abs() < 0.01);
@@ -184,12 +185,12 @@ mod tests {
         let measured = found.size_rad.unwrap();
         // The search steps by 10 % in diameter and width; a small ring and a Gaussian look alike.
         assert!((measured / width - 1.0).abs() < 0.1, "{}", measured / MICROARCSECOND_RAD);
-        assert!(check_field_of_view(&p, grid(64), ANY).is_ok());
+        assert!(check_field_of_view(&found, grid(64)).is_ok());
         let narrow = ImageGrid { n: 64, fov_rad: 0.5 * width };
-        let small = (0.0, 1.1 * narrow.fov_rad);
-        assert!(check_field_of_view(&p, narrow, small).unwrap_err().to_string().contains("give a prior of wider fields"));
-        assert!(check_field_of_view(&p, narrow, ANY).unwrap_err().to_string().contains("does not hold the source"));
-        assert!(check_field_of_view(&p, ImageGrid { n: 4, ..grid(64) }, ANY).unwrap_err().to_string().contains("coarse"));
+        let small = field_of_view(&p, (0.0, 1.1 * narrow.fov_rad));
+        assert!(check_field_of_view(&small, narrow).unwrap_err().to_string().contains("give a prior of wider fields"));
+        assert!(check_field_of_view(&found, narrow).unwrap_err().to_string().contains("does not hold the source"));
+        assert!(check_field_of_view(&found, ImageGrid { n: 4, ..grid(64) }).unwrap_err().to_string().contains("coarse"));
         assert_eq!(field_of_view(&p, (0.0, 1e-11)).fov_rad, 1e-11);
     }
 }

@@ -3,6 +3,7 @@
 use crate::likelihood::smallest_sum;
 use crate::{ClosureData, DataProducts, FluxScale, ImageGrid, LikelihoodSettings, Prepared, Result, VlbiLikelihood, align};
 use halation_inverse::{Domain, Presented};
+use halation_posterior::metrics::negative_flux_share;
 use halation_posterior::{Axis, Variable};
 use ndarray::{ArrayD, IxDyn};
 use std::collections::BTreeMap;
@@ -91,13 +92,11 @@ impl Domain for VlbiProblem {
                 (centred, (gauge.l_rad, gauge.m_rad), scale)
             }
         };
-        let absolute = u.iter().map(|v| v.abs()).sum::<f64>();
-        let negative = if absolute > 0.0 { -u.iter().filter(|v| **v < 0.0).sum::<f64>() / absolute } else { 0.0 };
         let mut stats = BTreeMap::from([
             ("shift_east_rad".to_string(), shift_rad.0),
             ("shift_north_rad".to_string(), shift_rad.1),
             ("network_total".to_string(), sum),
-            ("negative_flux_share".to_string(), negative),
+            ("negative_flux_share".to_string(), negative_flux_share(&u)),
         ]);
         for chi2 in self.closures.chi2(&u) {
             if let Some(value) = chi2.diagonal {

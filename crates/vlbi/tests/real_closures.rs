@@ -223,6 +223,6 @@ fn default_field_of_m87() {
     // A ring of 42 with a width of 15 to 20 microarcseconds.
     assert!((45.0..75.0).contains(&uas(found.size_rad.unwrap())));
     assert!((120.0..136.0).contains(&uas(found.fov_rad)));
-    assert!(check_field_of_view(&p, ImageGrid { n: 64, fov_rad: found.fov_rad }, (0.0, f64::INFINITY)).is_ok());
-    assert!(check_field_of_view(&p, ImageGrid { n: 64, fov_rad: 60.0 * MICROARCSECOND_RAD }, (0.0, f64::INFINITY)).is_err());
+    assert!(check_field_of_view(&found, ImageGrid { n: 64, fov_rad: found.fov_rad }).is_ok());
+    assert!(check_field_of_view(&found, ImageGrid { n: 64, fov_rad: 60.0 * MICROARCSECOND_RAD }).is_err());
 }

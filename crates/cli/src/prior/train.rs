@@ -72,7 +72,7 @@ pub(crate) struct Args {
     #[arg(long)]
     sigma_data: Option<f64>,
     /// Mean of ln sigma in training
-    #[arg(long, default_value_t = -1.2, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = -1.2)]
     p_mean: f64,
     /// Standard deviation of ln sigma in training
     #[arg(long, default_value_t = 1.2)]

@@ -153,7 +153,7 @@ fn grid(options: &Options, prepared: &Prepared, prior: &LoadedPrior) -> Result<(
         );
     }
     let grid = ImageGrid::new(nx, fov_rad)?;
-    check_field_of_view(prepared, grid, limits)?;
+    check_field_of_view(&found, grid)?;
     let origin = if options.fov.is_some() { "given" } else { "from the data" };
     Ok((grid, format!("{found}; used {:.1} microarcsec ({origin}), {nx} x {nx} pixels", uas(fov_rad))))
 }

@@ -54,10 +54,10 @@ pub(crate) struct Args {
     #[arg(long, requires = "array")]
     elevation_min_deg: Option<f64>,
     /// Right ascension, degrees [default: the image's]
-    #[arg(long, requires = "array", allow_negative_numbers = true)]
+    #[arg(long, requires = "array")]
     ra_deg: Option<f64>,
     /// Declination, degrees [default: the image's]
-    #[arg(long, requires = "array", allow_negative_numbers = true)]
+    #[arg(long, requires = "array")]
     dec_deg: Option<f64>,
     /// UVFITS file to write
     #[arg(short, long, value_name = "OUT.uvfits")]
