@@ -108,6 +108,10 @@ def summary(work):
                 positions.append(rank_position(draws, value, rng.random()))
             inside = [sum(abs(p - 0.5) <= q / 2 for p in positions) / len(positions) for q in levels] if positions else []
             entry["positions"][feature] = {"number": len(positions), "inside": inside, "all": positions}
+        shares = [r["truth"]["bright_flux_share"] for r in runs]
+        positions = [rank_position(s["draws"], s["truth"], rng.random()) for s in shares]
+        inside = [sum(abs(p - 0.5) <= q / 2 for p in positions) / len(positions) for q in levels]
+        entry["positions"]["bright_flux_share"] = {"number": len(positions), "inside": inside, "all": positions}
         out[kind] = entry
     return out
 

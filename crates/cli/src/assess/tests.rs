@@ -104,6 +104,11 @@ fn truth_on_another_grid() {
     // The truth differs from the draws as they differ among themselves: one per cent noise of its own.
     let inside = found["coverage"]["inside"][2].as_f64().unwrap();
     assert!((0.8..=0.98).contains(&inside), "{found}");
+    // Shift and brightness of the truth do not count; rings of one shape have one share, which a single pixel's noise of one per cent hardly moves.
+    let share = &found["bright_flux_share"];
+    let of_truth = share["truth"].as_f64().unwrap();
+    assert!(of_truth > 0.2 && of_truth < 0.95, "{share}");
+    assert!(share["draws"].as_array().unwrap().iter().all(|d| (d.as_f64().unwrap() - of_truth).abs() < 0.01), "{share}");
     for json in [true, false] {
         let args = Args {
             out: folder.path().to_path_buf(),
@@ -132,6 +137,9 @@ fn few_or_equal_draws_are_no_evidence() {
         let e = ensemble(&vec![ring(40.0, 0.0, 1); draws]);
         let draws = draws_of(&e);
         let truth = truth::compare(&path, &draws, draws.grid.as_ref().unwrap(), &RingOptions::default(), 0).unwrap();
+        // A ring of 60 uas, laid over the bright side of rings of 40 uas, leaves it elsewhere.
+        let share = |v: &serde_json::Value| v.as_f64().unwrap();
+        assert!(share(&truth["bright_flux_share"]["truth"]) < share(&truth["bright_flux_share"]["draws"][0]) - 0.1, "{truth}");
         let beyond = truth["coverage"]["inside_if_beyond_all"].as_array().unwrap();
         for (found, expected) in beyond.iter().zip(expected) {
             assert!((found.as_f64().unwrap() - expected).abs() < 1e-9, "{beyond:?}");

@@ -28,6 +28,8 @@ const LEVELS: [f64; 4] = [0.5, 0.8, 0.9, 0.95];
 /// Coverage counts pixels where the posterior mean exceeds this fraction of its peak: a mask from the truth would break the calibration
 /// of an exact posterior.
 const MASK: f64 = 0.05;
+/// The bright part of the source, of which the share of the flux is compared: where the posterior mean exceeds this fraction of its peak.
+const BRIGHT: f64 = 0.5;
 const BLUR_UAS: f64 = 20.0;
 
 /// The scores of one image against the truth; both have the same total flux.
@@ -111,6 +113,11 @@ pub(super) fn compare(path: &Path, draws: &Draws, grid: &ImageGrid, options: &Ri
             positions.push(weighted_rank_position(&values, &draws.weights, *truth, u));
         }
     }
+    let bright_share = |image: &[f64]| {
+        let bright: f64 = image.iter().zip(&mean).filter(|(_, m)| **m > BRIGHT * peak).map(|(v, _)| v).sum();
+        bright / image.iter().sum::<f64>()
+    };
+    let placed: Vec<f64> = placed.iter().copied().collect();
     let features = ring_features(grid, &truth, options)?;
     Ok(json!({
         "file": path.display().to_string(),
@@ -122,6 +129,10 @@ pub(super) fn compare(path: &Path, draws: &Draws, grid: &ImageGrid, options: &Ri
             "inside": coverage(&positions, &LEVELS),
             "inside_if_beyond_all": coverage_beyond_all(effective_draws(&draws.weights), &LEVELS),
             "pixels": positions.len(),
+        },
+        "bright_flux_share": {
+            "truth": bright_share(&placed),
+            "draws": aligned.images.iter().map(|image| bright_share(image)).collect::<Vec<_>>(),
         },
         "ring": features_json(&features)?,
     }))
