@@ -1,6 +1,6 @@
 use crate::{Outcome, Unusable};
 use anyhow::Context;
-use halation_io::{FitsFile, H5Reader, LinearProblemFile, SkyImage, read_fits_image, read_linear_problem};
+use halation_io::{FitsFile, H5Reader, LinearProblemFile, SkyImage, find_fits_image, read_fits_image, read_linear_problem};
 use halation_nn::read_prior_metadata;
 use halation_posterior::{Ensemble, read_ensemble};
 use halation_vlbi::{MICROARCSECOND_RAD, Observation, UvfitsSummary, inspect_observation, utc_text};
@@ -52,8 +52,12 @@ fn report(files: &[PathBuf]) -> anyhow::Result<Value> {
             return Ok(serde_json::to_value(read_prior_metadata(file)?)?);
         }
         // What is no FITS file goes to the UVFITS reader, whose message says so.
-        if FitsFile::open(file).is_ok_and(|f| f.hdus().first().is_some_and(|h| !h.header.is_true("GROUPS"))) {
-            return Ok(image(file, &read_fits_image(file)?));
+        if let Some(fits) = FitsFile::open(file).ok().filter(|f| f.hdus().first().is_some_and(|h| !h.header.is_true("GROUPS"))) {
+            return Ok(match read_fits_image(file) {
+                Ok(sky) => image(file, &sky),
+                Err(error @ halation_io::Error::Content { .. }) => header_of_image(&fits, &error)?,
+                Err(error) => return Err(error.into()),
+            });
         }
     }
     let (observation, summaries) = inspect_observation(files)?;
@@ -141,6 +145,30 @@ fn image(file: &Path, image: &SkyImage) -> Value {
         "total_flux_jy": image.total(),
         "max_jy_per_pixel": image.pixels.iter().copied().fold(f64::NEG_INFINITY, f64::max),
     })
+}
+
+/// What the header says of an image that no other command takes, and why none does.
+fn header_of_image(fits: &FitsFile, error: &halation_io::Error) -> halation_io::Result<Value> {
+    let hdu = find_fits_image(fits)?;
+    let (text, number) = (|key: &str| hdu.header.text(key).map(str::to_string), |key: &str| hdu.header.number(key));
+    let axes: Vec<Value> = (1..=hdu.axes.len())
+        .map(|i| {
+            json!({
+                "type": text(&format!("CTYPE{i}")), "pixels": hdu.axes[i - 1], "step": number(&format!("CDELT{i}")),
+                "unit": text(&format!("CUNIT{i}")), "reference": number(&format!("CRVAL{i}")),
+            })
+        })
+        .collect();
+    Ok(json!({
+        "kind": "fits-image",
+        "path": fits.path(),
+        "source": text("OBJECT"),
+        "unit": text("BUNIT"),
+        "beam_deg": number("BMAJ").zip(number("BMIN")),
+        "bits_per_pixel": hdu.bitpix,
+        "axes": axes,
+        "not_usable": error.to_string(),
+    }))
 }
 
 /// What is printed first; all else follows by name, tables last.

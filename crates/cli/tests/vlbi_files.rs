@@ -104,6 +104,32 @@ fn a_night_of_the_eht() {
     assert!((zero_jy - 0.6).abs() < 1e-5, "{zero_jy}");
 }
 
+/// `info` describes an image that the other commands refuse, and says why they do.
+#[test]
+fn info_describes_what_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    ring(folder);
+    let bytes = std::fs::read(folder.join("ring.fits")).unwrap();
+    let header = String::from_utf8(bytes[..2880].to_vec()).unwrap();
+    let changed = |name: &str, from: &str, to: &str| {
+        assert!(header.contains(from) && from.len() == to.len());
+        std::fs::write(folder.join(name), [header.replace(from, to).as_bytes(), &bytes[2880..]].concat()).unwrap();
+    };
+    changed("beam.fits", "JY/PIXEL", "JY/BEAM ");
+    let info: Value = serde_json::from_str(&done(folder, &["info", "beam.fits", "--json"])).unwrap();
+    assert_eq!((&info["unit"], &info["axes"][0]["pixels"], &info["source"]), (&"JY/BEAM".into(), &48.into(), &"M87".into()));
+    assert!(info["not_usable"].as_str().unwrap().contains("BUNIT = JY/BEAM, expected JY/PIXEL"), "{info}");
+    changed("flat.fits", "RA---SIN", "        ");
+    let text = done(folder, &["info", "flat.fits"]);
+    assert!(text.contains("expected RA---SIN; write the WCS into the header") && text.contains("JY/PIXEL"), "{text}");
+    // What holds no image at all is no image that cannot be used.
+    changed("table.fits", "NAXIS   =                    2", "NAXIS   =                    1");
+    assert!(refused(folder, &["info", "table.fits"]).contains("holds no image"));
+    let call = ["simulate", "vlbi", "--image", "beam.fits", "--array", "eht-2017", "--start", "2017-04-06", "-o", "x.uvfits"];
+    assert!(refused(folder, &call).contains("give the model image"));
+}
+
 #[test]
 fn bad_calls_say_why() {
     let folder = tempfile::tempdir().unwrap();

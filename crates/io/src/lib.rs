@@ -17,5 +17,5 @@ pub use hash::sha256_of_file;
 pub use output::{Existing, OutputDir, OutputFile, Started, partial_of, write_whole, write_whole_with};
 pub use picture::{Colours, Picture, contact_sheet, write_png_gray};
 pub use problem::{LinearProblemFile, read_linear_problem};
-pub use sky::{AssumedUnit, ImageOptions, SkyImage, read_fits_image, read_fits_image_with, write_fits_image};
+pub use sky::{SkyImage, find_fits_image, read_fits_image, write_fits_image};
 pub use tensors::{NamedTensor, TensorFile, TensorValues};

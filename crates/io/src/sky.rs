@@ -55,43 +55,18 @@ impl SkyImage {
     }
 }
 
-/// What the pixels of a file are when its header does not say, or says something that needs a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AssumedUnit {
-    /// Jy/pixel, whatever BUNIT says.
-    JyPerPixel,
-    /// Jy/beam: divided by the beam's area in pixels, from BMAJ and BMIN. The image stays blurred by that beam.
-    JyPerBeam,
-}
-
-/// What to assume where a header is silent. The default assumes nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ImageOptions {
-    /// Pixel size in radians for a file without a usable WCS (row 0 South, column 0 East).
-    pub pixel_rad: Option<f64>,
-    /// Unit for a file without a usable BUNIT.
-    pub unit: Option<AssumedUnit>,
-}
-
-/// Reads a sky image in Jy/pixel with square pixels and North up; see [`read_fits_image_with`].
-///
-/// # Errors
-/// As [`read_fits_image_with`]; a missing unit or WCS is an error.
-pub fn read_fits_image(path: &Path) -> Result<SkyImage> {
-    read_fits_image_with(path, ImageOptions::default())
-}
-
-/// Reads the first image of a FITS file: two axes, or more of which all but the first two have length 1.
+/// Reads the first image of a FITS file in Jy/pixel, with square pixels and North up: two axes, or more of which all but the first
+/// two have length 1.
 ///
 /// The unit must be Jy/pixel or Jy/sr (converted). An image whose columns run from West to East or rows from North to South is
 /// turned over. CRPIX defaults to the centre.
 ///
 /// # Errors
 /// Not a FITS file, truncated, no image in it (a UVFITS file, for example), a cube, a compressed image, another unit (Jy/beam, Kelvin),
-/// no WCS, rotated or non-square pixels, or pixels that are not finite. Messages say which option overrides what.
-pub fn read_fits_image_with(path: &Path, options: ImageOptions) -> Result<SkyImage> {
+/// no WCS, rotated or non-square pixels, or pixels that are not finite.
+pub fn read_fits_image(path: &Path) -> Result<SkyImage> {
     let mut file = FitsFile::open(path)?;
-    let hdu = find_image(path, &file)?;
+    let hdu = find_fits_image(&file)?.clone();
     let place = hdu.place();
     let (nx, ny) = (hdu.axes[0] as usize, hdu.axes[1] as usize);
     if let Some(i) = hdu.axes.iter().skip(2).position(|n| *n != 1) {
@@ -107,8 +82,8 @@ pub fn read_fits_image_with(path: &Path, options: ImageOptions) -> Result<SkyIma
             ),
         ));
     }
-    let wcs = Wcs::read(path, &hdu, options)?;
-    let scale = unit_scale(path, &hdu, &wcs, options)?;
+    let wcs = Wcs::read(path, &hdu)?;
+    let scale = unit_scale(path, &hdu, &wcs)?;
     let mut pixels = decode(path, &hdu, &file.data(hdu.number)?, nx, ny)?;
     if let Some(i) = pixels.iter().position(|v| !v.is_finite()) {
         let bad = pixels.iter().filter(|v| !v.is_finite()).count();
@@ -146,7 +121,12 @@ pub fn read_fits_image_with(path: &Path, options: ImageOptions) -> Result<SkyIma
     })
 }
 
-fn find_image(path: &Path, file: &FitsFile) -> Result<Hdu> {
+/// The HDU that [`read_fits_image`] reads, whatever its unit, its WCS and further axes are.
+///
+/// # Errors
+/// Visibilities, a compressed image, fewer than 2 x 2 pixels, or no image at all.
+pub fn find_fits_image(file: &FitsFile) -> Result<&Hdu> {
+    let path = file.path();
     for hdu in file.hdus() {
         if hdu.header.is_true("GROUPS") && hdu.axes.first() == Some(&0) {
             return Err(Error::content(path, hdu.place(), "holds visibilities (random groups, UVFITS), expected an image"));
@@ -163,7 +143,7 @@ fn find_image(path: &Path, file: &FitsFile) -> Result<Hdu> {
                     format!("axes {:?}, expected an image of at least 2 x 2 pixels first", hdu.axes),
                 ));
             }
-            return Ok(hdu.clone());
+            return Ok(hdu);
         }
     }
     Err(Error::content(path, "file", format!("holds no image in its {} HDU(s), expected one with two axes", file.hdus().len())))
@@ -176,26 +156,19 @@ struct Wcs {
 }
 
 impl Wcs {
-    fn read(path: &Path, hdu: &Hdu, options: ImageOptions) -> Result<Self> {
+    fn read(path: &Path, hdu: &Hdu) -> Result<Self> {
         let (header, place) = (&hdu.header, hdu.place());
         let reference = (
             header.number("CRPIX1").unwrap_or((hdu.axes[0] as f64 + 1.0) / 2.0),
             header.number("CRPIX2").unwrap_or((hdu.axes[1] as f64 + 1.0) / 2.0),
         );
-        if let Some(pixel_rad) = options.pixel_rad {
-            return Ok(Self { delta_x_rad: -pixel_rad, delta_y_rad: pixel_rad, reference });
-        }
         let wrong = |problem: String| Err(Error::content(path, place.clone(), problem));
-        for (key, expected) in [("CTYPE1", "RA"), ("CTYPE2", "DEC")] {
-            match header.text(key) {
-                Some(found) if found.starts_with(expected) || found.starts_with(if expected == "RA" { "GLON" } else { "GLAT" }) => {
-                }
-                found => {
-                    return wrong(format!(
-                        "{key} = {}, expected {expected}---SIN; without a WCS the pixel size must be given as an option",
-                        found.unwrap_or("(missing)")
-                    ));
-                }
+        for (key, equatorial, galactic, expected) in [("CTYPE1", "RA", "GLON", "RA---SIN"), ("CTYPE2", "DEC", "GLAT", "DEC--SIN")] {
+            let found = header.text(key).unwrap_or("(missing)");
+            if !found.starts_with(equatorial) && !found.starts_with(galactic) {
+                return wrong(format!(
+                    "{key} = {found}, expected {expected}; write the WCS into the header, with the pixel size in degrees in CDELT1 and CDELT2"
+                ));
             }
         }
         let skewed = ["CROTA1", "CROTA2", "CD1_2", "CD2_1", "PC1_2", "PC2_1"]
@@ -223,10 +196,10 @@ impl Wcs {
                 Some(v) if v != 0.0 && v.is_finite() && (v * unit).abs() < 0.1 => *out = v * unit,
                 Some(v) => {
                     return wrong(format!(
-                        "CDELT{i} = {v} is no pixel size; expected degrees, or give the pixel size as an option"
+                        "CDELT{i} = {v} is no pixel size; expected less than 0.1 rad and not 0, in degrees or the unit in CUNIT{i}: correct the header"
                     ));
                 }
-                None => return wrong(format!("CDELT{i} is missing; without a WCS the pixel size must be given as an option")),
+                None => return wrong(format!("CDELT{i} is missing; expected the pixel size in degrees: write it into the header")),
             }
         }
         if (delta[0].abs() / delta[1].abs() - 1.0).abs() > 1e-6 {
@@ -249,34 +222,20 @@ impl Wcs {
 }
 
 /// The factor that turns the file's pixels into Jy/pixel.
-fn unit_scale(path: &Path, hdu: &Hdu, wcs: &Wcs, options: ImageOptions) -> Result<f64> {
+fn unit_scale(path: &Path, hdu: &Hdu, wcs: &Wcs) -> Result<f64> {
     let header = &hdu.header;
     let wrong = |problem: String| Err(Error::content(path, hdu.place(), problem));
     let area_sr = wcs.delta_x_rad.abs() * wcs.delta_y_rad.abs();
     let found = header.text("BUNIT").unwrap_or("");
     let unit: String = found.to_ascii_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
-    match options.unit {
-        Some(AssumedUnit::JyPerPixel) => return Ok(1.0),
-        Some(AssumedUnit::JyPerBeam) => {
-            let beam = |key: &str| header.number(key).filter(|v| *v > 0.0).map(f64::to_radians);
-            let (Some(major), Some(minor)) = (beam("BMAJ"), beam("BMIN")) else {
-                return wrong(
-                    "BMAJ and BMIN are missing, so Jy/beam cannot be converted; convert the image to Jy/pixel first".into(),
-                );
-            };
-            // A Gaussian beam of FWHM a x b covers pi a b / (4 ln 2).
-            return Ok(area_sr * 4.0 * std::f64::consts::LN_2 / (std::f64::consts::PI * major * minor));
-        }
-        None => {}
-    }
     match unit.as_str() {
         "jy/pixel" | "jy/pix" | "jypixel-1" | "jypix-1" | "jy.pixel-1" => Ok(1.0),
         "jy/sr" | "jysr-1" | "jy.sr-1" => Ok(area_sr),
         "jy/beam" | "jybeam-1" | "jy.beam-1" | "beam-1jy" => {
-            wrong("BUNIT = JY/BEAM, expected JY/PIXEL: a restored image is blurred by its beam and has another scale; give the model image, or say explicitly that Jy/beam is to be converted".into())
+            wrong("BUNIT = JY/BEAM, expected JY/PIXEL: a restored image is blurred by its beam and has another scale; give the model image, which is in JY/PIXEL".into())
         }
-        "" => wrong("BUNIT is missing, expected JY/PIXEL; say explicitly that the pixels are Jy/pixel".into()),
-        _ => wrong(format!("BUNIT = {found}, expected JY/PIXEL; convert the image, or say explicitly that the pixels are Jy/pixel")),
+        "" => wrong("BUNIT is missing, expected JY/PIXEL or JY/SR; write the unit of the pixels into the header".into()),
+        _ => wrong(format!("BUNIT = {found}, expected JY/PIXEL or JY/SR; convert the image, or correct the header where it is wrong")),
     }
 }
 

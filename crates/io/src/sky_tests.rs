@@ -71,11 +71,11 @@ fn small(change: &[&str]) -> Vec<u8> {
     bytes
 }
 
-fn read_bytes(bytes: &[u8], options: ImageOptions) -> Result<SkyImage> {
+fn read_bytes(bytes: &[u8]) -> Result<SkyImage> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image[1].fits");
     std::fs::write(&path, bytes).unwrap();
-    read_fits_image_with(&path, options)
+    read_fits_image(&path)
 }
 
 #[test]
@@ -163,15 +163,15 @@ fn real_images() {
 
 #[test]
 fn orientation_types_and_extensions() {
-    let plain = read_bytes(&small(&[]), ImageOptions::default()).unwrap();
+    let plain = read_bytes(&small(&[])).unwrap();
     assert_eq!(plain.pixels, ndarray::arr2(&[[1.0, 2.0], [3.0, 4.0]]));
-    let west = read_bytes(&small(&["CDELT1  = 1E-10"]), ImageOptions::default()).unwrap();
+    let west = read_bytes(&small(&["CDELT1  = 1E-10"])).unwrap();
     assert_eq!(west.pixels, ndarray::arr2(&[[2.0, 1.0], [4.0, 3.0]]));
-    let north = read_bytes(&small(&["CDELT2  = -1E-10"]), ImageOptions::default()).unwrap();
+    let north = read_bytes(&small(&["CDELT2  = -1E-10"])).unwrap();
     assert_eq!(north.pixels, ndarray::arr2(&[[3.0, 4.0], [1.0, 2.0]]));
     let degenerate =
         small(&["NAXIS   =                    4", "NAXIS3  = 1", "NAXIS4  = 1", "CTYPE3  = 'FREQ'", "CRVAL3  = 4.3E10"]);
-    assert_eq!(read_bytes(&degenerate, ImageOptions::default()).unwrap().frequency_hz, Some(4.3e10));
+    assert_eq!(read_bytes(&degenerate).unwrap().frequency_hz, Some(4.3e10));
     // 16-bit integers with BSCALE and BZERO in an image extension behind an empty primary HDU.
     let mut bytes = header(&["SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0"]);
     let extension = small(&["SIMPLE  = ", "BITPIX  = 16", "BSCALE  = 0.5", "BZERO   = 1.0", "CRPIX1  = 1.0", "CRPIX2  = 2.0"]);
@@ -180,7 +180,7 @@ fn orientation_types_and_extensions() {
     bytes.extend(extension);
     bytes.extend([2i16, -4, 6, 8].iter().flat_map(|v| v.to_be_bytes()));
     bytes.resize(bytes.len().div_ceil(2880) * 2880, 0);
-    let image = read_bytes(&bytes, ImageOptions::default()).unwrap();
+    let image = read_bytes(&bytes).unwrap();
     assert_eq!(image.pixels, ndarray::arr2(&[[2.0, -1.0], [4.0, 5.0]]));
     // The centre lies half a pixel West of column 1 and half a pixel South of row 2.
     let half = 0.5 * 1e-10f64.to_radians();
@@ -189,25 +189,19 @@ fn orientation_types_and_extensions() {
 
 #[test]
 fn units() {
-    let beam = small(&["BUNIT   = 'JY/BEAM'", "BMAJ    = 4E-10", "BMIN    = 2E-10"]);
-    assert!(read_bytes(&beam, ImageOptions::default()).unwrap_err().to_string().contains("JY/BEAM"));
-    let converted = read_bytes(&beam, ImageOptions { unit: Some(AssumedUnit::JyPerBeam), ..Default::default() }).unwrap();
-    let pixels_per_beam = std::f64::consts::PI * 4.0 * 2.0 / (4.0 * std::f64::consts::LN_2);
-    assert!((converted.total() - 10.0 / pixels_per_beam).abs() < 1e-12);
-    let steradian = read_bytes(&small(&["BUNIT   = 'Jy/sr'"]), ImageOptions::default()).unwrap();
+    let steradian = read_bytes(&small(&["BUNIT   = 'Jy/sr'"])).unwrap();
     assert!((steradian.total() / (10.0 * 1e-10f64.to_radians().powi(2)) - 1.0).abs() < 1e-12);
-    let assumed = ImageOptions { unit: Some(AssumedUnit::JyPerPixel), pixel_rad: Some(1e-11) };
-    let bare = read_bytes(&small(&["BUNIT   = 'K'", "CTYPE1  = 'X'"]), assumed).unwrap();
-    assert_eq!((bare.total(), bare.pixel_rad), (10.0, (1e-11, 1e-11)));
 }
 
 #[test]
 fn bad_images_are_errors_that_say_why() {
     let cases: &[(&[&str], &str)] = &[
         (&["BUNIT   = 'K'"], "BUNIT = K, expected JY/PIXEL"),
-        (&["BUNIT   = ''"], "BUNIT is missing"),
-        (&["CTYPE1  = 'X'"], "CTYPE1 = X"),
-        (&["CDELT1  = 'wide'"], "CDELT1 is missing"),
+        (&["BUNIT   = ''"], "BUNIT is missing, expected JY/PIXEL or JY/SR; write the unit"),
+        (&["BUNIT   = 'JY/BEAM'"], "BUNIT = JY/BEAM, expected JY/PIXEL"),
+        (&["CTYPE1  = 'X'"], "CTYPE1 = X, expected RA---SIN"),
+        (&["CTYPE2  = ''"], "expected DEC--SIN; write the WCS into the header"),
+        (&["CDELT1  = 'wide'"], "CDELT1 is missing; expected the pixel size in degrees"),
         (&["CDELT1  = 0"], "no pixel size"),
         (&["CDELT1  = -2E-10"], "not square"),
         (&["CROTA2  = 10.0"], "rotated"),
@@ -227,21 +221,21 @@ fn bad_images_are_errors_that_say_why() {
         if cards.iter().any(|c| c.contains("NAXIS3")) {
             bytes.truncate(2880 + 20);
         }
-        match read_bytes(&bytes, ImageOptions::default()) {
+        match read_bytes(&bytes) {
             Ok(_) => panic!("{cards:?} was read"),
             Err(e) => assert!(e.to_string().contains(expected), "{cards:?}: {e}"),
         }
     }
     let mut cube = small(&["NAXIS   = 3", "NAXIS3  = 2", "CTYPE3  = 'STOKES'"]);
     cube.extend([0; 2880]);
-    assert!(read_bytes(&cube, ImageOptions::default()).unwrap_err().to_string().contains("NAXIS3 = 2 (STOKES)"));
+    assert!(read_bytes(&cube).unwrap_err().to_string().contains("NAXIS3 = 2 (STOKES)"));
     let mut nan = small(&[]);
     nan[2884..2888].copy_from_slice(&f32::NAN.to_be_bytes());
-    assert!(read_bytes(&nan, ImageOptions::default()).unwrap_err().to_string().contains("column 2, row 1"));
+    assert!(read_bytes(&nan).unwrap_err().to_string().contains("column 2, row 1"));
     for (bytes, expected) in
         [(&b""[..], "empty"), (b"\x1f\x8b\x08", "gunzip"), (b"\x89HDF\r\n\x1a\n", "HDF5"), (b"hello world, this", "starts with")]
     {
-        assert!(read_bytes(bytes, ImageOptions::default()).unwrap_err().to_string().contains(expected));
+        assert!(read_bytes(bytes).unwrap_err().to_string().contains(expected));
     }
     assert!(read_fits_image(Path::new("/no/such/file.fits")).unwrap_err().to_string().contains("/no/such/file.fits"));
     assert!(read_fits_image(Path::new("/tmp")).is_err());
@@ -252,7 +246,7 @@ fn bad_images_are_errors_that_say_why() {
 fn truncation_at_any_byte() {
     let whole = small(&[]);
     for cut in (0..whole.len()).step_by(37) {
-        match read_bytes(&whole[..cut], ImageOptions::default()) {
+        match read_bytes(&whole[..cut]) {
             Ok(image) => assert!(cut >= 2880 + 16 && image.total() == 10.0),
             Err(e) => assert!(cut < 2880 + 16, "{cut}: {e}"),
         }
