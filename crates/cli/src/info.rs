@@ -1,6 +1,8 @@
 use crate::{Outcome, Unusable};
 use anyhow::Context;
-use halation_io::{FitsFile, H5Reader, LinearProblemFile, SkyImage, find_fits_image, read_fits_image, read_linear_problem};
+use halation_io::{
+    FitsFile, H5Reader, LinearProblemFile, SkyImage, find_fits_image, read_fits_image, read_linear_problem, unfinished_run,
+};
 use halation_nn::read_prior_metadata;
 use halation_posterior::{Ensemble, read_ensemble};
 use halation_vlbi::{MICROARCSECOND_RAD, Observation, UvfitsSummary, inspect_observation, utc_text};
@@ -40,6 +42,11 @@ fn report(files: &[PathBuf]) -> anyhow::Result<Value> {
     if let [file] = files {
         let posterior = file.join("posterior.h5");
         let file = if file.is_dir() && posterior.is_file() { &posterior } else { file };
+        if !file.is_file()
+            && let Some(unfinished) = unfinished_run(file)
+        {
+            return Err(unfinished.into());
+        }
         if starts_with(file, b"\x89HDF") {
             let problem = H5Reader::open(file).is_ok_and(|r| r.has("A") && r.has("y"));
             return if problem {

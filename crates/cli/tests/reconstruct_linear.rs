@@ -139,6 +139,18 @@ fn interrupted_and_resumed() {
     assert!(f.path("part.partial/state.safetensors").is_file() && !f.path("part").exists());
     let again = f.run(&with(&["-o", "part"]));
     assert_eq!(again.status.code(), Some(2), "an unfinished run is neither overwritten nor continued unasked");
+    // Whoever reads it meanwhile is told so, by either name.
+    for (verb, name) in
+        [("info", "part"), ("info", "part.partial"), ("assess", "part"), ("assess", "part.partial"), ("report", "part")]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_halation")).current_dir(f.0.path()).args([verb, name]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.code() == Some(2) && text.contains("part.partial: output: is of a run that is not finished"),
+            "{text}"
+        );
+        assert!(text.contains("`halation reconstruct linear -o part --resume`"), "{text}");
+    }
     let other = f.run(&with(&["-o", "part", "--resume", "--seed", "9"]));
     let text = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(other.status.code() == Some(2) && text.contains("seed") && text.contains("--force"), "{text}");

@@ -14,7 +14,7 @@ pub use error::{Error, Result};
 pub use fits::{FitsFile, FitsHeader, FitsValue, Hdu};
 pub use h5::{Described, H5Reader, H5Writer};
 pub use hash::sha256_of_file;
-pub use output::{Existing, OutputDir, OutputFile, Started, partial_of, write_whole, write_whole_with};
+pub use output::{Existing, OutputDir, OutputFile, Started, partial_of, unfinished_run, write_whole, write_whole_with};
 pub use picture::{Colours, Picture, contact_sheet, write_png_gray};
 pub use problem::{LinearProblemFile, read_linear_problem};
 pub use sky::{SkyImage, find_fits_image, read_fits_image, write_fits_image};

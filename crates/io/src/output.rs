@@ -30,7 +30,7 @@ impl OutputFile {
         let mut prefix = OsString::from(".");
         prefix.push(name);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".partial");
+        builder.prefix(&prefix).suffix(PARTIAL);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -139,6 +139,8 @@ pub struct OutputDir {
 }
 
 const LOCK: &str = ".lock";
+/// What the name of a running job's folder ends with.
+const PARTIAL: &str = ".partial";
 /// Every finished output holds this file; `--force` deletes no folder without it.
 const MARK: &str = "run.toml";
 
@@ -286,8 +288,33 @@ impl Drop for OutputDir {
 /// The folder that a run writing to `out` owns while it lasts.
 pub fn partial_of(out: &Path) -> PathBuf {
     let mut name = out.file_name().map(OsString::from).unwrap_or_default();
-    name.push(".partial");
+    name.push(PARTIAL);
     folder_of(out).join(name)
+}
+
+/// What to say to someone who reads `path`, an output folder or a file in one, when the run that writes there is not finished, be it
+/// that `path` names the final folder or the partial one; none when there is no such run.
+pub fn unfinished_run(path: &Path) -> Option<Error> {
+    let folders = [Some(path), path.parent()].into_iter().flatten().filter_map(|folder| named(folder).ok());
+    let (out, partial) = folders.into_iter().find_map(|folder| {
+        let name = folder.file_name()?.to_str()?;
+        let (out, partial) = match name.strip_suffix(PARTIAL) {
+            Some(name) => (folder_of(&folder).join(name), folder),
+            None if folder.exists() => return None,
+            None => (folder.clone(), partial_of(&folder)),
+        };
+        // Another program's folder may have such a name; a lock it has not.
+        partial.join(LOCK).is_file().then_some((out, partial))
+    })?;
+    let record = std::fs::read_to_string(partial.join(MARK)).ok().and_then(|text| text.parse::<toml::Table>().ok());
+    let how = match record.as_ref().and_then(|all| all.get("record")?.get("command")?.as_str()) {
+        Some(command) => {
+            format!("`halation {command} -o {} --resume` goes on with it", out.strip_prefix(".").unwrap_or(&out).display())
+        }
+        None => "run its command again, with --resume where it has that option, otherwise with --force".into(),
+    };
+    let problem = format!("is of a run that is not finished, expected a finished one; unless it still runs, {how}");
+    Some(Error::content(&partial, "output", problem))
 }
 
 /// `out` without a trailing slash or dot.
@@ -434,6 +461,10 @@ mod tests {
         let once = fails(&folder.path().join("run"), Existing::Refuse { resumable: false });
         assert!(once.contains("--force") && !once.contains("--resume"), "{once}");
         OutputDir::check(&folder.path().join("run"), Existing::Resume).unwrap();
+        // Some other program's folder.
+        assert!(
+            unfinished_run(&folder.path().join("run")).is_none() && unfinished_run(&folder.path().join("run.partial")).is_none()
+        );
         assert!(fails(folder.path(), REFUSE).contains("exists; --force"));
         assert_eq!(entries(folder.path()), ["run.partial"]);
         assert!(entries(&folder.path().join("run.partial")).is_empty());
@@ -463,10 +494,21 @@ mod tests {
         assert!(!out.exists());
         let unfinished = OutputDir::begin(&out, REFUSE).unwrap_err().to_string();
         assert!(unfinished.contains("--resume") && unfinished.contains("--force"), "{unfinished}");
+        let read = || {
+            ["m87", "m87/posterior.h5", "m87.partial", "m87.partial/posterior.h5"]
+                .map(|name| unfinished_run(&folder.path().join(name)))
+        };
+        let all_say =
+            |expected: &str| read().into_iter().for_each(|e| assert!(e.unwrap().to_string().contains(expected), "{expected}"));
+        all_say(
+            "m87.partial: output: is of a run that is not finished, expected a finished one; unless it still runs, run its command again",
+        );
         let Started::Resumed(dir) = OutputDir::begin(&out, Existing::Resume).unwrap() else { panic!("expected a resumed run") };
         assert_eq!(std::fs::read(dir.path().join("state")).unwrap(), b"1");
-        dir.write("run.toml", b"seed = 0").unwrap();
+        dir.write("run.toml", b"[record]\ncommand = \"reconstruct vlbi\"").unwrap();
+        all_say(&format!("`halation reconstruct vlbi -o {} --resume` goes on", out.display()));
         assert_eq!(dir.finish().unwrap(), out);
+        assert!(read().iter().all(Option::is_none));
         assert_eq!(entries(&out), ["run.toml", "state"]);
         assert_eq!(entries(folder.path()), ["m87"]);
         assert!(matches!(OutputDir::begin(&out, Existing::Resume).unwrap(), Started::Complete(_)));

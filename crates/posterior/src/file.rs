@@ -2,7 +2,7 @@
 //! `/posterior_predictive`, `/summary`).
 
 use crate::{Axis, Ensemble, Error, OutputKind, Result, Summary, Variable};
-use halation_io::{Described, H5Reader, H5Writer, write_whole_with};
+use halation_io::{Described, H5Reader, H5Writer, unfinished_run, write_whole_with};
 use ndarray::{Array1, Ix5};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -133,8 +133,14 @@ fn variables(w: &H5Writer, group: &str, all: &BTreeMap<String, Variable>) -> Res
 /// Reads what [`write_ensemble`] wrote. The statistics in `/summary` are not read: [`Summary::of`] makes them.
 ///
 /// # Errors
-/// Not an HDF5 file, truncated, or not the layout of posterior.h5; the message names what is missing or wrong.
+/// Not an HDF5 file, truncated, or not the layout of posterior.h5, or that of a run that is not finished; the message names what is
+/// missing or wrong.
 pub fn read_ensemble(path: &Path) -> Result<Ensemble> {
+    if !path.is_file()
+        && let Some(unfinished) = unfinished_run(path)
+    {
+        return Err(unfinished.into());
+    }
     let r = H5Reader::open(path)?;
     let wrong = |place: &str, problem: String| Error::Io(halation_io::Error::content(path, place, problem));
     if !r.has("posterior/image") {

@@ -5,7 +5,7 @@ mod html;
 use crate::plot::PlotImages;
 use crate::plot::is_reduced_chi2;
 use crate::{Ensemble, FEWEST_DRAWS_FOR_LIMITS, OutputKind, Result, Summary, Variable, quantiles, read_ensemble};
-use halation_io::{Colours, Error as IoError, contact_sheet, write_whole};
+use halation_io::{Colours, Error as IoError, contact_sheet, unfinished_run, write_whole};
 use html::{base64, escape, json_table, number, table};
 use ndarray::s;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,8 @@ const GALLERY: usize = 64;
 pub fn write_report(out: &Path, page: Option<&Path>) -> Result<PathBuf> {
     let file = out.join("posterior.h5");
     if !file.is_file() {
-        let hint = if halation_io::partial_of(out).is_dir() {
-            "the run is not finished; continue it with --resume"
-        } else {
-            "expected the folder of a finished reconstruction"
-        };
-        return Err(IoError::content(out, "posterior.h5", format!("is missing: {hint}")).into());
+        let missing = || IoError::content(out, "posterior.h5", "is missing: expected the folder of a finished reconstruction");
+        return Err(unfinished_run(out).unwrap_or_else(missing).into());
     }
     let ensemble = read_ensemble(&file)?;
     let summary = Summary::of(&ensemble)?;

@@ -103,7 +103,9 @@ fn missing_or_damaged_parts_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("OUT");
     assert!(write_report(&out, None).unwrap_err().to_string().contains("expected the folder of a finished reconstruction"));
-    std::fs::create_dir(folder.path().join("OUT.partial")).unwrap();
+    drop(halation_io::OutputDir::begin(&out, halation_io::Existing::Resume).unwrap());
     assert!(write_report(&out, None).unwrap_err().to_string().contains("--resume"));
+    assert!(write_report(&folder.path().join("OUT.partial"), None).unwrap_err().to_string().contains("--resume"));
+    assert!(read_ensemble(&out).unwrap_err().to_string().contains("--resume"));
     assert!(page(&ensemble(2), &[("assess.json", "{")]).unwrap_err().to_string().contains("is not JSON"));
 }
