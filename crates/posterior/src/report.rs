@@ -222,11 +222,15 @@ fn caveats(e: &Ensemble, summary: &Summary) -> String {
     } else {
         format!("Calibration, in the solver's words: \u{201c}{label}\u{201d}.")
     });
-    if matches!(attribute("populations_agree"), "no" | "not compared") {
-        notes.push("Two independent populations of the sampler did not find the same images: the relative probability of qualitatively different images is not established. Run with a larger --population and more --levels before quoting it.".into());
+    match attribute("populations_agree") {
+        "no" => notes.push("Two independent populations of the sampler do not agree: the spread shown is too small where they differ, and the relative probability of qualitatively different images is not established. Run with a larger --population and more --levels before quoting it.".into()),
+        "not compared" => notes.push("One of two independent populations of the sampler found nothing that fits the data as well, so that they were not compared: the other's structure is not confirmed. Run with another --seed, or with a larger --population and more --levels, before quoting it.".into()),
+        "" if label.contains("populations") => notes.push("It is unknown whether the two populations of the sampler agree: the file has no attribute populations_agree, an earlier version wrote it. Unless the label says that they do, do not quote the relative probability of qualitatively different images; run again with this version to know.".into()),
+        _ => {}
     }
-    if !matches!(attribute("draws_unlike_prior"), "" | "0") {
-        notes.push("Some draws fit the data with structures that no sample of the prior resembles: the sampler lost its way, the field does not hold the source, or the source is of a kind that the prior does not know. Do not quote them; see log_prior in /sample_stats.".into());
+    let unlike = attribute("draws_unlike_prior");
+    if !matches!(unlike, "" | "0") {
+        notes.push(format!("{unlike} of {} draws fit the data with structures unlike any image of the prior: the sampler lost its way, the field does not hold the source, or the source is of a kind that the prior does not know. Do not quote them; see log_prior in /sample_stats.", e.draws()));
     }
     if summary.lower_level > 0.05 {
         notes.push(format!("There are fewer than 20 effective draws ({}), so the limits in /summary are the smallest and largest draw: levels {:.1} % and {:.1} %.", number(summary.effective_draws), 100.0 * summary.lower_level, 100.0 * summary.upper_level));

@@ -68,7 +68,7 @@ fn page_is_self_contained_and_says_what_matters() {
         "ring probability",
         "0.95",
         "is not established",
-        "no sample of the prior resembles",
+        "3 of 21 draws fit the data with structures unlike any image of the prior",
         "draw 20",
     ] {
         assert!(html.contains(expected), "{expected} is missing");
@@ -96,6 +96,26 @@ fn few_draws_and_other_kinds_are_named() {
     ] {
         assert!(html.contains(expected), "{expected} is missing");
     }
+}
+
+/// What is said of the populations is what the file records of them, and that it is unknown where only the label speaks of them.
+#[test]
+fn populations_in_words() {
+    let mut e = ensemble(21);
+    let mut said = |agree: Option<&str>, label: &str| {
+        e.attributes.insert("label".into(), label.into());
+        match agree {
+            Some(agree) => e.attributes.insert("populations_agree".into(), agree.into()),
+            None => e.attributes.remove("populations_agree"),
+        };
+        let html = page(&e, &[]).unwrap();
+        ["do not agree: the spread shown is too small", "not confirmed", "It is unknown whether"].map(|words| html.contains(words))
+    };
+    assert_eq!(said(Some("yes"), "two populations agree"), [false; 3]);
+    assert_eq!(said(Some("no"), "two populations differ"), [true, false, false]);
+    assert_eq!(said(Some("not compared"), "one population of two"), [false, true, false]);
+    assert_eq!(said(None, "mode weights checked by two populations"), [false, false, true]);
+    assert_eq!(said(None, "DPS: approximate"), [false; 3]);
 }
 
 #[test]
