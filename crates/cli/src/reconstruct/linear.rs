@@ -4,9 +4,9 @@ use super::run::{Job, OutputOptions, SolverOptions, execute, load_prior, require
 use crate::{Outcome, Unusable};
 use anyhow::{Context, Result};
 use halation_inverse::{DenseOperator, LinearGaussianLikelihood, Problem};
-use halation_io::{Colours, contact_sheet, read_linear_problem};
+use halation_io::read_linear_problem;
+use halation_posterior::plot::{DataPanel, PlotImages};
 use halation_posterior::{Axis, Ensemble, Summary};
-use ndarray::{Array2, Array3, Axis as Axis0};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -78,36 +78,41 @@ pub(crate) fn run(args: Args) -> Result<Outcome> {
             solver: &solver,
             default_solver: super::run::SolverName::PnpDm,
             options: toml::Table::try_from(&complete)?,
+            attributes: vec![("input".into(), path.file_name().unwrap_or_default().display().to_string())],
             inputs: &[path],
             prior: &prior,
             summary,
-            attributes: Vec::new(),
             write: &write,
         },
     )
 }
 
-/// summary.png: mean, standard deviation and eight draws of the first channel, all but the standard deviation on one scale.
+/// summary.png: mean, standard deviation and draws of the first channel, and the data with the draws' predictions.
 fn write(ensemble: &Ensemble, folder: &Path) -> Result<()> {
-    const DRAWS: usize = 8;
-    const SIZE: usize = 128;
     let summary = Summary::of(ensemble)?;
-    let first = |a: &Array3<f32>| a.index_axis(Axis0(0), 0).to_owned();
-    let mean = first(&summary.mean);
-    let (low, high) = mean.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
-    let scale = (high - low).max(f32::MIN_POSITIVE);
-    // Everything on one scale from 0 to 1, the standard deviation by its own largest value.
-    let unit = |a: Array2<f32>| a.mapv(|v| (v - low) / scale);
-    let std = first(&summary.std);
-    let top = std.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-    let mut tiles = vec![unit(mean), std / top];
-    for chain in ensemble.images.outer_iter() {
-        tiles.extend(
-            chain.outer_iter().take(DRAWS / ensemble.images.dim().0.max(1)).map(|d| unit(d.index_axis(Axis0(0), 0).to_owned())),
-        );
+    let images = PlotImages::of(ensemble, &summary, 0)?;
+    let mut plot = images.plot(ensemble);
+    if ensemble.channels.len() > 1 {
+        plot.title = format!("{}, the first of {} channels", plot.title, ensemble.channels.len());
     }
-    let views: Vec<_> = tiles.iter().map(|t| t.view()).collect();
-    let zoom = (SIZE / tiles[0].nrows().max(tiles[0].ncols()).max(1)).max(1);
-    contact_sheet(&views, 5, zoom, Some((0.0, 1.0)), Colours::Gray).write_png(&folder.join("summary.png"))?;
+    let weights = ensemble.checked_weights()?;
+    let observed = |name: &str| -> Result<Vec<f64>> {
+        let variable = ensemble.observed_data.get(name).with_context(|| format!("the ensemble has no data {name}"))?;
+        Ok(variable.values.iter().copied().collect())
+    };
+    let y = observed("y")?;
+    let predicted = ensemble.posterior_predictive.get("y").context("the ensemble has no prediction of y")?;
+    let rows = predicted.values.to_shape((weights.len(), y.len()))?;
+    let panel = DataPanel {
+        title: "Data".into(),
+        x_label: "Datum".into(),
+        y_label: "y".into(),
+        x: (0..y.len()).map(|i| i as f64).collect(),
+        y,
+        sigma: observed("sigma")?,
+        ..Default::default()
+    };
+    plot.data = vec![panel.with_predictions(&rows.view(), &weights)?];
+    plot.draw()?.write_png(&folder.join("summary.png"))?;
     Ok(())
 }

@@ -59,7 +59,10 @@ impl Scale {
         if last - first > 100 {
             return Vec::new();
         }
-        (first..=last).map(|i| (i as f64 * step, minus(format!("{:.decimals$}", i as f64 * step)))).collect()
+        // Small numbers about zero have few digits that are not zeros.
+        let small = decimals > 4 && first.abs().max(last.abs()) < 100;
+        let label = |v: f64| if small { plain(v) } else { minus(format!("{v:.decimals$}")) };
+        (first..=last).map(|i| (i as f64 * step, label(i as f64 * step))).collect()
     }
 }
 
@@ -179,6 +182,7 @@ mod tests {
         let labels = |s: Scale, n| s.ticks(n).into_iter().map(|t| t.1).collect::<Vec<_>>();
         assert_eq!(labels(Scale::linear(-10.2, 9.7), 5), ["\u{2212}10", "\u{2212}5", "0", "5"]);
         assert_eq!(labels(Scale::linear(0.0, 0.021), 4), ["0.00", "0.01", "0.02"]);
+        assert_eq!(labels(Scale::linear(0.0, 2.1e-12), 2), ["0", "2\u{d7}10\u{207b}\u{b9}\u{b2}"]);
         assert_eq!(labels(Scale { low: 0.004, high: 2.0, log: true, step: None }, 4), ["0.01", "0.1", "1"]);
         assert_eq!(labels(Scale { low: 0.15, high: 0.7, log: true, step: None }, 4), ["0.2", "0.5"]);
         assert_eq!(

@@ -167,7 +167,9 @@ impl Canvas {
             for (px, (x0, x1, wx)) in columns.iter().copied().enumerate() {
                 let along = |y: usize| if wx == 0.0 { image[[y, x0]] } else { (1.0 - wx) * image[[y, x0]] + wx * image[[y, x1]] };
                 let value = if wy == 0.0 { along(y0) } else { (1.0 - wy) * along(y0) + wy * along(y1) };
-                let level = ((value - range.0) / (range.1 - range.0)).clamp(0.0, 1.0);
+                // A range of one value is that of a constant image, and its darkest colour.
+                let span = if range.1 > range.0 { range.1 - range.0 } else { f64::INFINITY };
+                let level = ((value - range.0) / span).clamp(0.0, 1.0);
                 let colour = if level.is_nan() { [70, 74, 84] } else { table[(255.0 * level).round() as usize] };
                 self.picture.set(r.x.round() as usize + px, r.y.round() as usize + py, colour);
             }
@@ -243,6 +245,32 @@ impl Canvas {
         width
     }
 
+    /// `text` in lines no wider than `width`, broken between words and, where a word alone is wider, within it.
+    pub fn wrapped(&self, text: &str, size: f32, bold: bool, width: f32) -> Vec<String> {
+        let fits = |line: &str| self.text_width(line, size, bold) <= width;
+        let mut lines = Vec::new();
+        let mut line = String::new();
+        for word in text.split_whitespace() {
+            let longer = if line.is_empty() { word.to_string() } else { format!("{line} {word}") };
+            if fits(&longer) {
+                line = longer;
+                continue;
+            }
+            if !line.is_empty() {
+                lines.push(std::mem::take(&mut line));
+            }
+            for c in word.chars() {
+                line.push(c);
+                if !fits(&line) && line.chars().nth(1).is_some() {
+                    line.pop();
+                    lines.push(std::mem::replace(&mut line, c.to_string()));
+                }
+            }
+        }
+        lines.push(line);
+        lines
+    }
+
     /// The longest beginning of `text` that fits `width`, with an ellipsis where something was cut.
     pub fn fitted(&self, text: &str, size: f32, bold: bool, width: f32) -> String {
         if self.text_width(text, size, bold) <= width {
@@ -299,5 +327,11 @@ mod tests {
         let c = Canvas::new(10, 10).unwrap();
         assert!(c.fitted("a long line of text", 12.0, false, 60.0).ends_with('\u{2026}'));
         assert_eq!(c.fitted("a", 12.0, false, 60.0), "a");
+        let text = "a long line of text with a veryveryverylongword";
+        let lines = c.wrapped(text, 12.0, false, 60.0);
+        assert!(lines.len() > 5 && lines.iter().all(|l| c.text_width(l, 12.0, false) <= 60.0), "{lines:?}");
+        assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""), "nothing is lost");
+        assert_eq!(c.wrapped("a b", 12.0, false, 60.0), ["a b"]);
+        assert_eq!(c.wrapped("", 12.0, false, 60.0), [""]);
     }
 }

@@ -46,16 +46,16 @@ impl PlotImages {
     pub fn plot(&self, ensemble: &Ensemble) -> SummaryPlot<'_> {
         let attribute = |name: &str| ensemble.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty());
         let kind = match ensemble.output_kind {
-            OutputKind::Samples => "posterior samples",
-            OutputKind::Particles => "particles of a variational approximation",
-            OutputKind::Mean => "posterior mean",
-            OutputKind::Mode => "posterior mode",
+            OutputKind::Samples => "Posterior samples",
+            OutputKind::Particles => "Particles of a variational approximation",
+            OutputKind::Mean => "Posterior mean",
+            OutputKind::Mode => "Posterior mode",
         };
         let print = [("halation", "version"), ("solver", "solver"), ("prior", "prior"), ("seed", "seed"), ("device", "device")];
         let print: Vec<String> = print.iter().filter_map(|(what, name)| attribute(name).map(|v| format!("{what} {v}"))).collect();
         SummaryPlot {
             title: attribute("title").or(attribute("object")).or(attribute("input")).unwrap_or("Reconstruction").to_string(),
-            label: attribute("label").map_or_else(|| kind.to_string(), str::to_string),
+            label: attribute("label").map_or_else(|| kind.to_string(), |label| format!("{kind} \u{b7} {label}")),
             footer: print.join(" \u{b7} "),
             unit: ensemble.unit.clone(),
             scale: self.scale.clone(),

@@ -52,6 +52,7 @@ pub struct SummaryPlot<'a> {
 const WIDTH: f32 = 1960.0;
 const MARGIN: f32 = 64.0;
 const SHOWN: usize = 8;
+const LABEL_LINE: f32 = 27.0;
 
 impl SummaryPlot<'_> {
     /// Draws the page.
@@ -80,7 +81,10 @@ impl SummaryPlot<'_> {
         let fixed = large as f32 * BAR + f32::from(u8::from(with_uv)) * AXIS + gap * (columns - 1) as f32;
         let side = ((inner - fixed) / columns as f32).min(500.0).floor();
         let image_height = (side * aspect.min(1.25)).floor();
-        let row1 = 196.0;
+        // How many lines the label takes, a canvas knows before the height of the page is known.
+        let label = Canvas::new(1, 1)?.wrapped(&self.label, 20.0, false, inner);
+        let heading_end = 128.0 + LABEL_LINE * (label.len() - 1) as f32;
+        let row1 = heading_end + 68.0;
         let row1_height = if with_uv { side.max(image_height) } else { image_height };
         let row1_end = row1 + row1_height + if with_uv { 62.0 } else { 20.0 };
 
@@ -105,9 +109,10 @@ impl SummaryPlot<'_> {
         c.text((MARGIN, 72.0), &title, 38.0, true, Align::Left, TEXT);
         let count = if self.total_draws == 1 { "1 image".to_string() } else { format!("{} draws", self.total_draws) };
         c.text((WIDTH - MARGIN, 72.0), &count, 24.0, false, Align::Right, QUIET);
-        let label = c.fitted(&self.label, 20.0, false, inner);
-        c.text((MARGIN, 108.0), &label, 20.0, false, Align::Left, QUIET);
-        c.fill(Rect { x: MARGIN, y: 128.0, w: inner, h: 1.4 }, LINE.alpha(0.7));
+        for (i, line) in label.iter().enumerate() {
+            c.text((MARGIN, 108.0 + LABEL_LINE * i as f32), line, 20.0, false, Align::Left, QUIET);
+        }
+        c.fill(Rect { x: MARGIN, y: heading_end, w: inner, h: 1.4 }, LINE.alpha(0.7));
 
         let mut left = MARGIN;
         if with_uv {
@@ -202,14 +207,22 @@ impl SummaryPlot<'_> {
     }
 
     fn colour_bar(&self, c: &mut Canvas, r: Rect, range: (f64, f64), colours: Colours) {
-        // One unit for the whole page: that of the mean.
-        let (factor, unit) = readable_unit(largest(&self.mean.mapv(f64::abs).view()), &self.unit);
+        // One unit for the whole page: that of the mean, or of the standard deviation about a mean of zero.
+        let size = [self.mean, self.std].iter().map(|i| largest(&i.mapv(f64::abs).view())).find(|v| *v > 0.0).unwrap_or(0.0);
+        let (factor, unit) = readable_unit(size, &self.unit);
         c.colour_strip(r, colours);
         c.frame(r, 1.0, LINE);
-        let scale = super::axes::Scale::linear(range.0 * factor, range.1 * factor);
+        let ticks = if range.1 > range.0 {
+            let scale = super::axes::Scale::linear(range.0 * factor, range.1 * factor);
+            scale.ticks(if r.h > 300.0 { 5 } else { 3 }).into_iter().map(|(v, label)| (scale.position(v), label)).collect()
+        } else if range.0.is_finite() {
+            vec![(0.0, plain(range.0 * factor))]
+        } else {
+            Vec::new()
+        };
         let mut widest = 0.0f32;
-        for (v, label) in scale.ticks(if r.h > 300.0 { 5 } else { 3 }) {
-            let y = r.bottom() - r.h * scale.position(v) as f32;
+        for (position, label) in ticks {
+            let y = r.bottom() - r.h * position as f32;
             c.line((r.right(), y), (r.right() + 5.0, y), 1.2, LINE);
             widest = widest.max(c.text((r.right() + 9.0, y + 5.5), &label, 15.0, false, Align::Left, QUIET));
         }
@@ -225,13 +238,17 @@ fn smallest(image: &ArrayView2<f64>) -> f64 {
     image.iter().copied().filter(|v| v.is_finite()).fold(f64::INFINITY, f64::min)
 }
 
-/// Black stands for zero where nothing (or next to nothing) is negative.
+/// Darkest and lightest value. Black stands for zero where nothing (or next to nothing) is negative; the two are one value where all
+/// values are the same, and not finite where there are none.
 fn range(low: f64, high: f64) -> (f64, f64) {
     if !(low.is_finite() && high.is_finite()) {
-        return (0.0, 1.0);
+        return (f64::NAN, f64::NAN);
     }
-    let low = if low > -0.05 * high.abs() && low < 0.5 * high { 0.0 } else { low };
-    if high > low { (low, high) } else { (low, low + 1.0) }
+    // Images are single precision: what differs by less is rounding.
+    if high - low <= 1e-6 * high.abs().max(low.abs()) {
+        return (low, low);
+    }
+    (if low > -0.05 * high.abs() && low < 0.5 * high { 0.0 } else { low }, high)
 }
 
 #[cfg(test)]
@@ -269,6 +286,26 @@ mod tests {
         assert_eq!(picture.get(MARGIN as usize + 4, 196 + 496), Some(bright));
         assert_eq!(picture.get(MARGIN as usize + 4, 196 + 4), Some(Colours::Ember.table()[0]));
         assert_eq!(picture.get(MARGIN as usize + 496, 196 + 496), Some(Colours::Ember.table()[0]));
+    }
+
+    /// All of a long label is shown: what stands below it moves down by its lines.
+    #[test]
+    fn a_long_label_takes_lines() {
+        let image = Array2::from_elem((16, 16), 1.0);
+        let height = |label: &str| SummaryPlot { label: label.into(), ..plot(&image, &image) }.draw().unwrap().height();
+        let (one, three) = (height("label"), height(&"two populations agree ".repeat(20)));
+        assert!(three == one + 2 * LABEL_LINE as usize, "{one} {three}");
+    }
+
+    #[test]
+    fn ranges_of_constant_images_are_their_value() {
+        assert_eq!((range(0.0, 0.0), range(2.5, 2.5), range(-1.0, -1.0)), ((0.0, 0.0), (2.5, 2.5), (-1.0, -1.0)));
+        assert_eq!(range(1.0, 1.0 + 1e-7), (1.0, 1.0));
+        assert_eq!(
+            (range(0.1, 1.0), range(-0.01, 1.0), range(-0.5, 1.0), range(0.9, 1.0)),
+            ((0.0, 1.0), (0.0, 1.0), (-0.5, 1.0), (0.9, 1.0))
+        );
+        assert!(range(f64::INFINITY, f64::NEG_INFINITY).0.is_nan());
     }
 
     #[test]
