@@ -146,10 +146,14 @@ fn bad_calls_say_why() {
     let start = ["--start", "2017-04-06", "-o", "x.uvfits"];
     let call = |more: &[&str]| refused(folder, &[&["simulate", "vlbi", "--image", "ring.fits"], more, &start[..]].concat());
     assert!(call(&["--array", "nosucharray"]).contains("eht-2022"));
-    assert!(call(&["--array", "eht-2017", "--hours=-1"]).contains("hours"));
+    assert!(call(&["--array", "eht-2017", "--hours=-1"]).contains("found --hours -1, expected a positive number"));
+    assert!(call(&["--array", "eht-2017", "--scan-s", "0"]).contains("found --scan-s 0"));
     assert!(call(&["--array", "eht-2017", "--flux", "0.6"]).contains("unit"));
     assert!(call(&["--array", "vlba", "--dec-deg", "-89"]).contains("no two stations"));
     assert!(refused(folder, &["simulate", "vlbi", "--image", "ring.fits", "-o", "x.uvfits"]).contains("--like"));
+    write_fits_image(&folder.join("dark.fits"), &SkyImage::new(Array2::zeros((8, 8)), UAS), &[]).unwrap();
+    let dark = ["simulate", "vlbi", "--image", "dark.fits", "--array", "eht-2017", "--ra-deg", "187.7", "--dec-deg", "12.4"];
+    assert!(refused(folder, &[&dark[..], &start].concat()).contains("dark.fits: image: all pixels are 0"));
     assert!(!folder.join("x.uvfits").exists() && !folder.join("x.truth.fits").exists());
     std::fs::write(folder.join("x.uvfits"), "mine").unwrap();
     assert!(call(&["--array", "eht-2017"]).contains("--force"));

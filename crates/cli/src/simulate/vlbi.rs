@@ -137,7 +137,8 @@ fn simulate(args: &Args) -> anyhow::Result<(Observation, Truth, SkyImage)> {
         SourceImage { pixels_jy: image.pixels.view(), pixel_rad: image.pixel_rad, centre_rad: image.centre_rad, pulse: args.pulse };
     let corruption =
         Corruption { noise: !args.no_noise, gains: (!args.no_gains).then_some(gains), phases: !args.no_phases, seed: args.seed };
-    let (made, truth) = resimulate(&source, &like, &corruption)?;
+    // The observation has been checked where it came from: what is refused here is the image.
+    let (made, truth) = resimulate(&source, &like, &corruption).with_context(|| args.image.display().to_string())?;
     image.ra_deg = Some(made.ra_deg);
     image.dec_deg = Some(made.dec_deg);
     image.frequency_hz = Some(made.frequency_hz());

@@ -39,7 +39,8 @@ pub struct Schedule {
 /// # Errors
 /// The text is no such date.
 pub fn parse_start_mjd(text: &str) -> Result<f64> {
-    mjd_of_date(text).ok_or_else(|| Error::Invalid(format!("found date '{text}', expected for example 2017-04-06T00:30:00 (UTC)")))
+    mjd_of_date(text)
+        .ok_or_else(|| Error::Invalid(format!("found --start {text:?}, expected a date, for example 2017-04-06T00:30:00 (UTC)")))
 }
 
 /// Standard deviation of each part of a Stokes I visibility, Jy: sqrt(S1 S2 / (2 B t)) / 0.88 for one hand (Thompson, Moran & Swenson
@@ -132,24 +133,30 @@ impl Schedule {
     }
 
     fn check(&self, array: &Array) -> Result<()> {
-        let positive = [("--hours", self.hours), ("--scan", self.scan_s), ("--integration", self.integration_s)];
-        let bands = self.bands.iter().flat_map(|b| [("frequency", b.frequency_hz), ("bandwidth", b.bandwidth_hz)]);
+        let positive = [("--hours", self.hours), ("--scan-s", self.scan_s), ("--integration-s", self.integration_s)];
+        let bands =
+            self.bands.iter().flat_map(|b| [("--frequency-ghz", b.frequency_hz / 1e9), ("--bandwidth-ghz", b.bandwidth_hz / 1e9)]);
         for (name, value) in positive.into_iter().chain(bands) {
             if !(value.is_finite() && value > 0.0) {
-                return Err(Error::Invalid(format!("found {name} = {value}, expected a positive number")));
+                return Err(Error::Invalid(format!("found {name} {value}, expected a positive number")));
             }
         }
-        if !(self.gap_s.is_finite() && self.gap_s >= 0.0) || self.bands.is_empty() {
+        if !(self.gap_s.is_finite() && self.gap_s >= 0.0) {
+            return Err(Error::Invalid(format!("found --gap-s {}, expected seconds, 0 or more", self.gap_s)));
+        }
+        if self.bands.is_empty() {
+            return Err(Error::Invalid("found no band, expected at least one: give --frequency-ghz".into()));
+        }
+        if !(-90.0..=90.0).contains(&self.dec_deg) || !self.ra_deg.is_finite() {
             return Err(Error::Invalid(format!(
-                "found a gap of {} s and {} bands, expected no negative gap and a band",
-                self.gap_s,
-                self.bands.len()
+                "found --ra-deg {} and --dec-deg {} (the image's where they are not given), expected a direction: degrees, declinations of -90 to 90",
+                self.ra_deg, self.dec_deg
             )));
         }
-        if !((-90.0..=90.0).contains(&self.dec_deg) && self.ra_deg.is_finite() && (0.0..=100_000.0).contains(&self.start_mjd)) {
+        if !(0.0..=100_000.0).contains(&self.start_mjd) {
             return Err(Error::Invalid(format!(
-                "found ra {} deg, dec {} deg, MJD {}, which is no direction and time",
-                self.ra_deg, self.dec_deg, self.start_mjd
+                "found --start at MJD {}, expected 0 to 100000 (the years 1858 to 2132)",
+                self.start_mjd
             )));
         }
         let n = array.stations.len() as f64;
@@ -157,7 +164,7 @@ impl Schedule {
         let visibilities = scans * (self.scan_s / self.integration_s).max(1.0) * n * (n - 1.0) / 2.0 * self.bands.len() as f64;
         if visibilities > MAX_VISIBILITIES {
             return Err(Error::Invalid(format!(
-                "the schedule makes up to {visibilities:.0} visibilities, expected at most {MAX_VISIBILITIES:.0}: lengthen --integration"
+                "the schedule makes up to {visibilities:.0} visibilities, expected at most {MAX_VISIBILITIES:.0}: lengthen --integration-s or shorten --hours"
             )));
         }
         Ok(())

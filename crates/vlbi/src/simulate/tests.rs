@@ -216,9 +216,24 @@ fn schedule_gives_coverage_noise_and_scans() {
     // Too low everywhere, and settings that are none.
     let south = Schedule { dec_deg: -90.0, ..schedule(1.0) };
     assert!(south.observe(&Array::named("vlba").unwrap()).unwrap_err().to_string().contains("no two stations"));
-    assert!(Schedule { hours: f64::NAN, ..schedule(1.0) }.observe(&array).is_err());
-    assert!(Schedule { integration_s: 1e-6, ..schedule(1.0) }.observe(&array).unwrap_err().to_string().contains("at most"));
-    assert!(parse_start_mjd("6 April").is_err());
+    let band = |frequency_hz: f64, bandwidth_hz: f64| vec![Band { frequency_hz, bandwidth_hz }];
+    // Messages name the options of `halation simulate vlbi`.
+    for (schedule, expected) in [
+        (Schedule { hours: f64::NAN, ..schedule(1.0) }, "found --hours NaN, expected a positive number"),
+        (Schedule { scan_s: 0.0, ..schedule(1.0) }, "--scan-s 0"),
+        (Schedule { integration_s: -1.0, ..schedule(1.0) }, "--integration-s -1"),
+        (Schedule { gap_s: -1.0, ..schedule(1.0) }, "--gap-s -1, expected seconds, 0 or more"),
+        (Schedule { bands: band(0.0, 1e9), ..schedule(1.0) }, "--frequency-ghz 0"),
+        (Schedule { bands: band(2e11, -1e9), ..schedule(1.0) }, "--bandwidth-ghz -1"),
+        (Schedule { bands: vec![], ..schedule(1.0) }, "--frequency-ghz"),
+        (Schedule { dec_deg: 91.0, ..schedule(1.0) }, "--dec-deg 91"),
+        (Schedule { start_mjd: -1.0, ..schedule(1.0) }, "--start"),
+        (Schedule { integration_s: 1e-6, ..schedule(1.0) }, "at most 50000000: lengthen --integration-s"),
+    ] {
+        let said = schedule.observe(&array).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said} lacks {expected}");
+    }
+    assert!(parse_start_mjd("6 April").unwrap_err().to_string().contains("--start \"6 April\""));
     let empty = Array2::<f64>::zeros((4, 4));
     assert!(resimulate(&image(&empty), &o, &Corruption::none()).unwrap_err().to_string().contains("all pixels are 0"));
 }
