@@ -25,6 +25,14 @@ pub enum Sampler {
 }
 
 impl Sampler {
+    /// The name by which users ask for it and by which results say how they were made.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ancestral => "ancestral",
+            Self::Heun { .. } => "heun",
+        }
+    }
+
     /// Heun's method with the settings of Karras et al.
     pub fn heun(churn: f64) -> Self {
         Self::Heun { rho: 7.0, churn, churn_range: (0.05, 50.0), churn_noise: 1.003 }

@@ -19,9 +19,6 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How the samples for the ring gate are drawn ([`SampleConfig::new`]).
-const SAMPLER: &str = "ancestral";
-
 #[derive(clap::Args)]
 #[command(next_help_heading = "Measuring a prior")]
 pub(crate) struct Options {
@@ -153,6 +150,8 @@ struct Report<'a> {
     seed: u64,
     run: Result<(Run, usize), String>,
     rows: Vec<Row>,
+    /// How the samples for the ring gate are drawn.
+    sampling: SampleConfig,
     rings: Option<RingShares>,
 }
 
@@ -209,14 +208,22 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
     };
     let rows = network.into_iter().zip(linear).enumerate();
     let rows = rows.map(|(i, (fresh, linear))| Row { fresh, training: training.as_ref().map(|t| t[i]), linear }).collect();
-    let mut report = Report { info: &info, options, source: simulator.describe(), seed, run, rows, rings: None };
+    let mut report = Report {
+        info: &info,
+        options,
+        source: simulator.describe(),
+        seed,
+        run,
+        rows,
+        sampling: SampleConfig::new(sample::STEPS),
+        rings: None,
+    };
     if !options.json {
         report.print_errors();
     }
     if options.samples > 0 {
-        let mut stage = Stage::new("samples of the prior, images times levels", options.samples * sample::STEPS as u64);
-        let config = SampleConfig::new(sample::STEPS);
-        let samples = sample::draw(prior.as_ref(), options.samples, &config, seed, |n| stage.add(n)).context(Unusable)?;
+        let mut stage = Stage::new("samples of the prior, images times levels", options.samples * report.sampling.steps as u64);
+        let samples = sample::draw(prior.as_ref(), options.samples, &report.sampling, seed, |n| stage.add(n)).context(Unusable)?;
         drop(stage);
         let stage = Mutex::new(Stage::new("images through the ring gate", options.samples + options.reference));
         let each = || stage.lock().unwrap_or_else(PoisonError::into_inner).add(1);
@@ -233,7 +240,7 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
         let mut entries = if trained_here { simulator.metadata() } else { BTreeMap::new() };
         let from = json!({
             "fov_uas": rings.fov_uas, "samples": rings.prior.images, "error": rings.prior.error, "seed": seed,
-            "sampler": SAMPLER, "steps": sample::STEPS,
+            "sampler": report.sampling.sampler.name(), "steps": report.sampling.steps,
             "simulator": rings.simulator.share,
         });
         entries.insert("ring_probability".into(), rings.prior.share.to_string());
@@ -301,8 +308,9 @@ impl Report<'_> {
             println!("  {what:<48} {} of {}", share.percent(), share.images);
         }
         println!(
-            "  samples less simulator: {difference:.1} +- {error:.1} points ({SAMPLER}, {} levels, seed {})",
-            sample::STEPS,
+            "  samples less simulator: {difference:.1} +- {error:.1} points ({}, {} levels, seed {})",
+            self.sampling.sampler.name(),
+            self.sampling.steps,
             self.seed
         );
     }
@@ -315,9 +323,10 @@ impl Report<'_> {
             }
             Err(why) => json!({ "not_measured": why }),
         };
+        let SampleConfig { sampler, steps, .. } = self.sampling;
         let ring_gate = self
             .rings
-            .map(|rings| json!({ "shares": rings, "sampler": SAMPLER, "sampler_levels": sample::STEPS, "seed": self.seed }));
+            .map(|rings| json!({ "shares": rings, "sampler": sampler.name(), "sampler_levels": steps, "seed": self.seed }));
         json!({
             "prior": self.info.path,
             "sha256": self.info.sha256,

@@ -44,8 +44,10 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Method {
     /// Fresh noise at each level, one network call a level: the prior as the solvers have it
+    #[value(name = Sampler::Ancestral.name())]
     Ancestral,
     /// The probability flow by Heun's method (Karras et al. 2022), two network calls a level
+    #[value(name = Sampler::heun(0.0).name())]
     Heun,
 }
 
@@ -92,8 +94,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         Method::Ancestral if args.churn == 0.0 => Sampler::Ancestral,
         Method::Ancestral => bail!(
             anyhow::anyhow!(
-                "--churn {}: found --sampler ancestral, which always adds fresh noise; expected --sampler heun",
-                args.churn
+                "--churn {}: found --sampler {}, which always adds fresh noise; expected --sampler {}",
+                args.churn,
+                Sampler::Ancestral.name(),
+                Sampler::heun(args.churn).name()
             )
             .context(Unusable)
         ),

@@ -8,17 +8,20 @@ use std::path::Path;
 /// The section of run.toml that records and does not steer.
 pub(super) const RECORD: &str = "record";
 
-/// The options in a file, without its record.
+/// The options in a file, and its record, which is empty where there is none.
 ///
 /// # Errors
 /// The file cannot be read or is not TOML.
-pub(super) fn read(path: &Path) -> Result<toml::Table> {
+pub(super) fn read(path: &Path) -> Result<(toml::Table, toml::Table)> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let mut table: toml::Table = toml::from_str(&text)
         .map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))
         .context("the configuration is not valid TOML")?;
-    table.remove(RECORD);
-    Ok(table)
+    let record = match table.remove(RECORD) {
+        Some(toml::Value::Table(record)) => record,
+        _ => toml::Table::new(),
+    };
+    Ok((table, record))
 }
 
 /// Fills what the command line leaves open (`given`) from the files `under`, the later ones over the earlier.
@@ -29,7 +32,7 @@ pub(super) fn merge<T: Serialize + DeserializeOwned>(given: &T, under: &[&Path])
     let mut merged = toml::Table::new();
     let mut last = None;
     for path in under {
-        merged.extend(read(path)?);
+        merged.extend(read(path)?.0);
         last = Some(*path);
     }
     merged.extend(toml::Table::try_from(given).context("options cannot be written as TOML")?);

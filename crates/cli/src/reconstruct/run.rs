@@ -287,11 +287,11 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
         lines.iter().for_each(|l| println!("{l}"));
         return Ok(Outcome::Done);
     }
-    let folder = match OutputDir::begin(&job.output.out, job.output.existing()).context(Unusable)? {
-        Started::Fresh(folder) => folder,
+    let (folder, begun_by) = match OutputDir::begin(&job.output.out, job.output.existing()).context(Unusable)? {
+        Started::Fresh(folder) => (folder, None),
         Started::Resumed(folder) => {
-            same_settings(&folder.path().join("run.toml"), &steering).context(Unusable)?;
-            folder
+            let begun_by = same_settings(&folder.path().join("run.toml"), &steering).context(Unusable)?;
+            (folder, begun_by)
         }
         Started::Complete(path) => {
             same_settings(&path.join("run.toml"), &steering).context(Unusable)?;
@@ -306,7 +306,7 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
     note("version", env!("CARGO_PKG_VERSION").into());
     note("command", job.command.into());
     let now = std::env::args().collect::<Vec<_>>().join(" ");
-    match begun_by(&folder.path().join("run.toml")) {
+    match begun_by {
         Some(first) => {
             note("command_line", first);
             note("resumed_by", now);
@@ -428,22 +428,17 @@ fn write_run_toml(folder: &OutputDir, steering: &toml::Table, record: &toml::Tab
     Ok(())
 }
 
-/// The command line that began the run which is resumed.
-fn begun_by(path: &Path) -> Option<String> {
-    let all: toml::Table = toml::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-    Some(all.get(RECORD)?.get("command_line")?.as_str()?.to_string())
-}
-
-/// Fails unless the run that is resumed has the settings `now`; nothing of it has been touched yet.
-fn same_settings(path: &Path, now: &toml::Table) -> Result<()> {
+/// Fails unless the run that is resumed has the settings `now`; nothing of it has been touched yet. Gives the command line that began it,
+/// where that is recorded.
+fn same_settings(path: &Path, now: &toml::Table) -> Result<Option<String>> {
     if !path.is_file() {
-        return Ok(());
+        return Ok(None);
     }
-    let before = super::config::read(path)?;
+    let (before, record) = super::config::read(path)?;
     let differs = before.keys().chain(now.keys()).find(|k| before.get(*k) != now.get(*k));
     let show = |t: &toml::Table, k: &String| t.get(k).map_or("nothing".into(), |v| v.to_string());
     match differs {
-        None => Ok(()),
+        None => Ok(record.get("command_line").and_then(|c| c.as_str()).map(str::to_string)),
         Some(key) => Err(anyhow!(
             "{}: {key}: the run that is there has {}, this one {}; resume with the same settings (they need not be given), or start again with --force",
             path.display(),

@@ -53,6 +53,13 @@ pub(crate) struct Args {
     force: bool,
 }
 
+/// What is written, by the ending of its name.
+enum Form {
+    Sheet,
+    Stack,
+    Folder,
+}
+
 fn labels(drawn: &[(SourceParameters, Vec<f32>)]) -> anyhow::Result<Vec<u8>> {
     let labels: Vec<&SourceParameters> = drawn.iter().map(|d| &d.0).collect();
     Ok(serde_json::to_vec_pretty(&labels)?)
@@ -74,10 +81,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let end = end
         .with_context(|| format!("-n {} images from --start {}: use at least one and indices below 2^48", args.number, args.start));
     let end = end.context(Unusable)?;
-    let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    match ending.as_str() {
-        "png" | "safetensors" => OutputFile::check(&args.out),
-        _ => OutputDir::check(&args.out, args.existing()),
+    let form = match args.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "png" => Form::Sheet,
+        "safetensors" => Form::Stack,
+        _ => Form::Folder,
+    };
+    match form {
+        Form::Sheet | Form::Stack => OutputFile::check(&args.out),
+        Form::Folder => OutputDir::check(&args.out, args.existing()),
     }
     .context(Unusable)?;
     if let Some(path) = &args.json {
@@ -85,13 +96,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     let drawn: Vec<(SourceParameters, Vec<f32>)> = (args.start..end).into_par_iter().map(|i| simulator.image(i)).collect();
     let (size, n) = (args.size, drawn.len());
-    match ending.as_str() {
-        "png" => {
+    match form {
+        Form::Sheet => {
             let views = drawn.iter().map(|(_, u)| ArrayView2::from_shape((size, size), u)).collect::<Result<Vec<_>, _>>()?;
             let columns = (n as f64).sqrt().ceil() as usize;
             contact_sheet(&views, columns, (128 / size).max(1), Some((0.0, 1.0)), Colours::Ember).write_png(&args.out)?;
         }
-        "safetensors" => {
+        Form::Stack => {
             let mut file = TensorFile::new();
             let fov: Vec<f64> = drawn.iter().map(|(p, _)| p.fov_uas).collect();
             file.insert_f32("images", &[n, 1, size, size], drawn.iter().flat_map(|(_, u)| u.iter().copied()).collect());
@@ -100,7 +111,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             file.metadata.insert("start".into(), args.start.to_string());
             file.write(&args.out)?;
         }
-        _ => folder(&args, &simulator, &drawn)?,
+        Form::Folder => folder(&args, &simulator, &drawn)?,
     }
     if let Some(path) = &args.json {
         write_whole(path, &labels(&drawn)?)?;
