@@ -10,6 +10,8 @@ const BEAMS_PER_FIELD: f64 = 5.2;
 /// Sizes of the estimate that a field must hold, and that the default field has.
 const LEAST_SIZES: f64 = 1.2;
 const DEFAULT_SIZES: f64 = 2.0;
+/// The narrowest blur tried, in nominal resolutions: a point, for all that the data can tell.
+const LEAST_BEAMS: f64 = 0.2;
 /// Half maximum of the sizes tried, in nominal resolutions; beyond, the shortest baselines of an array say more than this does.
 const LARGEST_BEAMS: f64 = 10.0;
 /// Points of the trapezoidal rule for the Bessel function: exact to rounding up to arguments of about its half.
@@ -23,17 +25,18 @@ pub struct FieldOfView {
     /// Nominal resolution, 1 / longest projected baseline between sites whatever its S/N, radians.
     pub resolution_rad: f64,
     /// Outer diameter at half maximum of the blurred circular ring, from point-like to broad, that fits the log closure amplitudes
-    /// best, radians; none when there are no log closure amplitudes.
+    /// best, radians; none when there are no log closure amplitudes, or when a point fits them best: then the source is small, or far
+    /// from a circular ring (M87* in April 2018).
     pub size_rad: Option<f64>,
 }
 
 impl std::fmt::Display for FieldOfView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [fov, resolution] = [self.fov_rad, self.resolution_rad].map(|rad| rad / MICROARCSECOND_RAD);
-        write!(f, "field of view {fov:.1} microarcsec (resolution {resolution:.1}, source size about ")?;
+        write!(f, "field of view {fov:.1} microarcsec (resolution {resolution:.1}, ")?;
         match self.size_rad {
-            Some(size) => write!(f, "{:.0})", size / MICROARCSECOND_RAD),
-            None => write!(f, "unknown)"),
+            Some(size) => write!(f, "outer diameter of the blurred ring that fits best {:.0})", size / MICROARCSECOND_RAD),
+            None => write!(f, "source size not measured: no blurred ring fits the closure amplitudes better than a point)"),
         }
     }
 }
@@ -112,7 +115,7 @@ fn ring_size(prepared: &Prepared, resolution_rad: f64) -> Option<f64> {
     let mut best = (f64::INFINITY, 0.0, 0.0);
     for diameter in std::iter::once(0.0).chain(steps(0.5, 40)) {
         let ring: Vec<f64> = q.iter().map(|q| bessel_j0(PI * diameter * q)).collect();
-        for width in steps(0.2, 40) {
+        for width in steps(LEAST_BEAMS, 40) {
             let model: Vec<f64> = ring
                 .iter()
                 .zip(&q)
@@ -127,7 +130,8 @@ fn ring_size(prepared: &Prepared, resolution_rad: f64) -> Option<f64> {
             }
         }
     }
-    Some(outer_size(best.1, best.2))
+    let (_, diameter, width) = best;
+    (diameter > 0.0 || width > LEAST_BEAMS * resolution_rad).then(|| outer_size(diameter, width))
 }
 
 /// The outermost diameter at which a thin ring blurred by a circular Gaussian falls to half of its maximum.
@@ -192,5 +196,14 @@ mod tests {
         assert!(check_field_of_view(&found, narrow).unwrap_err().to_string().contains("does not hold the source"));
         assert!(check_field_of_view(&found, ImageGrid { n: 4, ..grid(64) }).unwrap_err().to_string().contains("coarse"));
         assert_eq!(field_of_view(&p, (0.0, 1e-11)).fov_rad, 1e-11);
+        assert!(found.to_string().contains("outer diameter of the blurred ring that fits best"), "{found}");
+        // A point has no size: the narrowest ring of the search is none.
+        let point: Vec<f64> = (0..fine.len()).map(|k| if k == 48 * 96 + 48 { 1.0 } else { 0.0 }).collect();
+        observe(&mut o, fine, &point, 1e3, 5);
+        let p = prepare(&o, &PrepareSettings { systematic: 0.0, ..Default::default() }).unwrap();
+        let found = field_of_view(&p, (0.0, 1.0));
+        assert_eq!(found.size_rad, None);
+        assert!(found.to_string().contains("source size not measured"), "{found}");
+        assert!((found.fov_rad / found.resolution_rad / BEAMS_PER_FIELD - 1.0).abs() < 1e-12);
     }
 }
