@@ -29,7 +29,11 @@ impl Scale {
             let room = ((high / low).ln() * 0.06).max(0.2).exp();
             return Self { low: low / room, high: high * room, log, step: None };
         }
-        let room = if high > low { 0.06 * (high - low) } else { 0.5 * high.abs().max(1e-300) };
+        let room = match high - low {
+            0.0 if high == 0.0 => 0.5,
+            0.0 => 0.5 * high.abs(),
+            span => 0.06 * span,
+        };
         Self { low: low - room, high: high + room, log, step: None }
     }
 
@@ -209,6 +213,7 @@ mod tests {
     fn scales_survive_odd_data() {
         let s = Scale::around([f64::NAN, 3.0].into_iter(), false);
         assert!(s.low < 3.0 && s.high > 3.0);
+        assert_eq!(Scale::around([0.0].into_iter(), false), Scale::linear(-0.5, 0.5));
         assert!(Scale::around(std::iter::empty(), true).low > 0.0);
         let s = Scale::around([0.0, -1.0, 2.0].into_iter(), true);
         assert!(s.low > 0.0 && s.high > 2.0 && !s.ticks(4).is_empty());

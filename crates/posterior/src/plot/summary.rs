@@ -214,7 +214,7 @@ impl SummaryPlot<'_> {
         c.frame(r, 1.0, LINE);
         let ticks = if range.1 > range.0 {
             let scale = super::axes::Scale::linear(range.0 * factor, range.1 * factor);
-            scale.ticks(if r.h > 300.0 { 5 } else { 3 }).into_iter().map(|(v, label)| (scale.position(v), label)).collect()
+            scale.ticks(5).into_iter().map(|(v, label)| (scale.position(v), label)).collect()
         } else if range.0.is_finite() {
             vec![(0.0, plain(range.0 * factor))]
         } else {
