@@ -3,6 +3,7 @@
 //! The likelihood of a noisy image is replaced by that of its denoised one, grad log p(y | x_sigma) = -J^T grad neg_log(D(x_sigma)).
 //! Steps are the ancestral ones of DDPM's 1000 noise levels (beta linear from 1e-4 to 0.02), written in the variance-exploding state.
 
+use crate::populations;
 use crate::solver::{put_tensor, tensor_of};
 use crate::{Checkpoint, Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use halation_compute::{Philox, Tensor};
@@ -191,12 +192,13 @@ impl Solver for Dps {
     }
 
     fn finish(&self, problem: &Problem, state: DpsState) -> Result<Ensemble> {
+        let misfit = populations::misfit(problem, &state.x)?.map_or_else(String::new, |m| format!("{m}; "));
         let draws = Draws {
             network_evaluations: 2 * state.step as u64,
             images: state.x,
             chains: 1,
             stats: Vec::new(),
-            attributes: vec![("label".into(), self.label())],
+            attributes: vec![("label".into(), format!("{misfit}{}", self.label()))],
         };
         problem.ensemble(draws, self.output_kind())
     }
@@ -241,6 +243,19 @@ mod tests {
             assert!((m - mean).abs() < 4.0 * se + 0.002, "mean {i}: {m} against {mean}");
             assert!((v / variance - 1.0).abs() < 4.0 * (3.0 / n as f64).sqrt() + 0.01, "variance {i}: {v} against {variance}");
         }
+    }
+
+    /// A step so small that the draws are those of the prior misses sharp data, and the label says so, like the other solvers'.
+    #[test]
+    fn label_says_that_the_data_are_missed() {
+        let operator = DenseOperator::new([1, 1, 2], arr2(&[[1.0, 0.5]]).view()).unwrap();
+        let (prior, likelihood) = (g1(), LinearGaussianLikelihood::new(operator, vec![0.9], vec![1e-3]).unwrap());
+        let ensemble = run(&Dps { weight: DpsWeight::Paper { zeta: 1e-6 } }, &problem(&prior, prior.range(), &likelihood), 0, 0..5);
+        let label = &ensemble.attributes["label"];
+        assert!(
+            label.starts_with("DOES NOT FIT THE DATA (median reduced chi2 of data is") && label.contains("; DPS with"),
+            "{label}"
+        );
     }
 
     /// Draws are functions of seed and index, and a saved state continues to the same bits.

@@ -1,4 +1,4 @@
-//! What solvers with two populations have in common.
+//! What solvers with two populations have in common, and what every label says of a bad fit.
 
 use crate::agreement::Agreement;
 use crate::{Error, Problem, Result};
