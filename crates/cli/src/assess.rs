@@ -39,7 +39,8 @@ levels those have):
   ensemble                file, solver, output_kind, chains, label (what must be known before quoting it), draws, distinct_draws (copies
                           counted once), effective_draws (of the weights), npix, fov_uas, unit
   chi2                    per data product (closure_phase, log_closure_amplitude, ...): reduced chi2, median over draws
-  chi2_draws              the same for every draw
+  chi2_diagonal           the median as eht-imaging defines it (every closure by its own sigma, no covariances), where the run stored it
+  chi2_draws              chi2 of every draw
   levels                  levels of q05 and q95
   ring_probability        weighted share of draws with central brightness below 0.5, std(d)/d below 0.3 and, after a 10 uas blur, a radial
                           peak of at least 15 % of the image peak on 90 % of 36 rays
@@ -106,12 +107,12 @@ fn median(values: &[f64], weights: &[f64]) -> anyhow::Result<f64> {
     Ok(quantiles(values, weights, &[0.5])?[0])
 }
 
-/// Per data product the reduced chi2 of every draw: what the solver stored as `reduced_chi2_PRODUCT`.
-fn chi2(ensemble: &Ensemble) -> anyhow::Result<(Map<String, Value>, Map<String, Value>)> {
+/// Per data product the chi2 of every draw, with the median: what the solver stored as `PREFIXPRODUCT`.
+fn chi2(ensemble: &Ensemble, prefix: &str) -> anyhow::Result<(Map<String, Value>, Map<String, Value>)> {
     let (mut medians, mut all) = (Map::new(), Map::new());
     let weights = ensemble.weights.to_vec();
     for (name, variable) in &ensemble.sample_stats {
-        if let Some(product) = name.strip_prefix("reduced_chi2_") {
+        if let Some(product) = name.strip_prefix(prefix) {
             let values: Vec<f64> = variable.values.iter().copied().collect();
             if values.len() == weights.len() {
                 medians.insert(product.to_string(), json!(median(&values, &weights)?));
@@ -171,7 +172,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let draws = draws_of(&ensemble);
     let (chains, per_chain, ..) = ensemble.images.dim();
     let effective = effective_draws(&draws.weights);
-    let (chi2, chi2_draws) = chi2(&ensemble)?;
+    let (medians, chi2_draws) = chi2(&ensemble, "reduced_chi2_")?;
+    let (diagonal, _) = chi2(&ensemble, "diagonal_chi2_")?;
 
     // As the network made it, where the file says so: shifting an image adds ripples of its own.
     let negative: Vec<f64> = match ensemble.sample_stats.get("negative_flux_share") {
@@ -195,7 +197,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             "unit": ensemble.unit,
         }),
     );
-    report.insert("chi2".into(), chi2.into());
+    report.insert("chi2".into(), medians.into());
+    report.insert("chi2_diagonal".into(), diagonal.into());
     report.insert("chi2_draws".into(), chi2_draws.into());
     let low = lower_level(effective);
     report.insert("levels".into(), json!([low, 1.0 - low]));
@@ -267,7 +270,9 @@ fn print(report: &Value) {
         for (product, median) in products {
             let all = report["chi2_draws"][product].as_array().map(Vec::as_slice).unwrap_or_default();
             let largest = all.iter().filter_map(Value::as_f64).fold(f64::NAN, f64::max);
-            println!("  reduced chi2 {product:<24} median {}  largest {largest:.3}", number(median));
+            let diagonal = report["chi2_diagonal"].get(product).map(number);
+            let diagonal = diagonal.map_or(String::new(), |d| format!("  (median without covariances, as in eht-imaging: {d})"));
+            println!("  reduced chi2 {product:<24} median {}  largest {largest:.3}{diagonal}", number(median));
         }
     }
     let levels = &report["levels"];

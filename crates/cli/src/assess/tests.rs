@@ -53,9 +53,10 @@ fn ensemble(images: &[Vec<f64>]) -> Ensemble {
 fn chi2_and_ring_features_of_known_draws() {
     let images: Vec<Vec<f64>> = (0..21).map(|k| ring(38.0 + 0.4 * k as f64, 0.0, k)).collect();
     let e = ensemble(&images);
-    let (medians, all) = chi2(&e).unwrap();
+    let (medians, all) = chi2(&e, "reduced_chi2_").unwrap();
     assert!((medians["closure_phase"].as_f64().unwrap() - 1.0).abs() < 1e-12);
     assert_eq!(all["closure_phase"].as_array().unwrap().len(), 21);
+    assert!(chi2(&e, "diagonal_chi2_").unwrap().0.is_empty());
     let draws = draws_of(&e);
     let grid = draws.grid.unwrap();
     assert!((grid.fov_rad / (FOV_UAS * UAS) - 1.0).abs() < 1e-9);
