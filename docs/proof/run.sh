@@ -31,6 +31,23 @@ for day in 095 096; do
     reconstruct "m87-$day-seed$seed" "$m87/SR1_M87_2017_${day}_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_${day}_hi_hops_netcal_StokesI.uvfits" -- --seed "$seed" --fov 128uas
   done
 done
+# Twice the levels must leave the ensemble as it is.
+reconstruct m87-096-seed1-twice "$m87/SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_096_hi_hops_netcal_StokesI.uvfits" -- --seed 1 --fov 128uas --levels 316
+# How many prior samples would pass for M87*, and the picture of docs/m87.md.
+python=${HALATION_PYTHON:-.venv/bin/python}
+"$python" docs/proof/prior_rings.py "$work/prior-rings" > docs/proof/prior-rings.json
+HALATION_SHARED="$shared" "$python" docs/proof/gallery.py "$work" "$work/prior-rings/prior-samples.safetensors" docs/img/m87-gallery.png
+# The EHT's own image of 6 April, simulated with that day's coverage, noise, gains and phases.
+if [ ! -f "$work/fiducial/hi.uvfits" ]; then
+  mkdir -p "$work/fiducial"
+  seed=5
+  for band in lo hi; do
+    "$halation" simulate vlbi --image "$m87/eht_fiducial_096.fits" --like "$m87/SR1_M87_2017_096_${band}_hops_netcal_StokesI.uvfits" --seed $((seed++)) \
+      -o "$work/fiducial/$band.uvfits" --force
+  done
+fi
+reconstruct fiducial-096 "$work/fiducial/lo.uvfits" "$work/fiducial/hi.uvfits" -- --fov 128uas
+"$halation" assess "$work/fiducial-096" --truth "$work/fiducial/lo.truth.fits" --json > docs/proof/fiducial-096.json
 # What is no ring, with the coverage and noise of 6 April, simulated gains and phases, and default settings, in the image's own field.
 for source in "disk 3" "core-jet 2" "double 2" "double 0" "disk 0" "disk 1"; do
   read -r family index <<< "$source"
@@ -43,18 +60,19 @@ for source in "disk 3" "core-jet 2" "double 2" "double 0" "disk 0" "disk 1"; do
         --flux 0.6Jy --seed $((seed++)) -o "$folder/$band.uvfits" --force
     done
   fi
-  field=$("${HALATION_PYTHON:-.venv/bin/python}" -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["fov_uas"])' "$folder/labels.json")
+  field=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["fov_uas"])' "$folder/labels.json")
   reconstruct "$name" "$folder/lo.uvfits" "$folder/hi.uvfits" -- --fov "${field}uas"
   "$halation" assess "$work/$name" --truth "$folder/lo.truth.fits" --json > "docs/proof/$name.json"
 done
 c=$shared/data/vlbi/3c279_2017
 reconstruct 3c279-095-seed0 "$c/SR1_3C279_2017_095_lo_hops_netcal_StokesI.uvfits" "$c/SR1_3C279_2017_095_hi_hops_netcal_StokesI.uvfits" --
 reconstruct sgra-synthetic-seed0 "$shared/data/vlbi/synthetic_sgra/obs.uvfits" --
+"$halation" assess "$work/sgra-synthetic-seed0" --truth "$shared/data/vlbi/synthetic_sgra/gt.fits" --json > docs/proof/sgra-synthetic-seed0.json
 
 # Coverage by ranks with the trained prior: one observation of each kind at a time, so that an interrupted run has both.
 for i in $(seq 0 39); do
   for truths in network simulator; do
-    "${HALATION_PYTHON:-.venv/bin/python}" docs/proof/coverage.py RUN "$work/coverage" --truths $truths --first "$i" --number 1
+    "$python" docs/proof/coverage.py RUN "$work/coverage" --truths $truths --first "$i" --number 1
   done
-  "${HALATION_PYTHON:-.venv/bin/python}" docs/proof/coverage.py SUM "$work/coverage" > docs/proof/coverage.json
+  "$python" docs/proof/coverage.py SUM "$work/coverage" > docs/proof/coverage.json
 done
