@@ -92,6 +92,11 @@ def summary(work):
                  "inside_by_observation_90": [s[levels.index(0.9)] for s in shares],
                  "chi2": {k: [r["chi2"][k] for r in runs] for k in runs[0]["chi2"]},
                  "correlation_mean": [r["truth"]["mean"]["correlation"] for r in runs], "positions": {}}
+
+        def record(name, positions):
+            inside = [sum(abs(p - 0.5) <= q / 2 for p in positions) / len(positions) for q in levels] if positions else []
+            entry["positions"][name] = {"number": len(positions), "inside": inside, "all": positions}
+
         for feature in FEATURES:
             positions = []
             for r in runs:
@@ -106,12 +111,9 @@ def summary(work):
                     turn = lambda a: (a - math.degrees(mean) + 180.0) % 360.0 - 180.0
                     draws, value = [turn(d) for d in draws], turn(value)
                 positions.append(rank_position(draws, value, rng.random()))
-            inside = [sum(abs(p - 0.5) <= q / 2 for p in positions) / len(positions) for q in levels] if positions else []
-            entry["positions"][feature] = {"number": len(positions), "inside": inside, "all": positions}
+            record(feature, positions)
         shares = [r["truth"]["bright_flux_share"] for r in runs]
-        positions = [rank_position(s["draws"], s["truth"], rng.random()) for s in shares]
-        inside = [sum(abs(p - 0.5) <= q / 2 for p in positions) / len(positions) for q in levels]
-        entry["positions"]["bright_flux_share"] = {"number": len(positions), "inside": inside, "all": positions}
+        record("bright_flux_share", [rank_position(s["draws"], s["truth"], rng.random()) for s in shares])
         out[kind] = entry
     return out
 

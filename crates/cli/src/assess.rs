@@ -53,8 +53,9 @@ levels those have):
                           all): psnr_db, ssim, nrmse, correlation (after the best shift), correlation_20uas (both blurred to 20 uas),
                           correlation_truth_20uas (only the truth blurred), shift_east_uas, shift_north_uas; coverage: levels, inside
                           (share of pixels; the truth is placed at random between draws), inside_if_beyond_all (what it would be for a
-                          truth beyond all draws: above 0 where there are too few), pixels (above 5 % of the mean's peak); bright_flux_share: share of the flux where the
-                          mean exceeds half of its peak, of the truth and of every draw; ring (features of the truth)
+                          truth beyond all draws: above 0 where there are too few), pixels (above 5 % of the mean's peak);
+                          bright_flux_share: share of the flux where the mean exceeds half of its peak, of the truth and of every draw;
+                          ring (features of the truth)
 Ring features are null for an ensemble that is no image of the sky.";
 
 /// The images of an ensemble as draws on a grid of the sky.

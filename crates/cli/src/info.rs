@@ -42,9 +42,7 @@ fn report(files: &[PathBuf]) -> anyhow::Result<Value> {
     if let [file] = files {
         let posterior = file.join("posterior.h5");
         let file = if file.is_dir() && posterior.is_file() { &posterior } else { file };
-        if !file.is_file()
-            && let Some(unfinished) = unfinished_run(file)
-        {
+        if let Some(unfinished) = unfinished_run(file) {
             return Err(unfinished.into());
         }
         if starts_with(file, b"\x89HDF") {

@@ -192,7 +192,7 @@ impl Solver for Dps {
     }
 
     fn finish(&self, problem: &Problem, state: DpsState) -> Result<Ensemble> {
-        let misfit = populations::misfit(problem, &state.x)?.map_or_else(String::new, |m| format!("{m}; "));
+        let misfit = populations::misfit_said(problem, &state.x)?;
         let draws = Draws {
             network_evaluations: 2 * state.step as u64,
             images: state.x,

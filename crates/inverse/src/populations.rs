@@ -64,10 +64,15 @@ pub(crate) fn attributes(particles: usize, ancestors: &[u64], agreement: Option<
 }
 
 /// The sentence for a label where `images` miss the data, of one product or several, by more than the noise.
-pub(crate) fn misfit(problem: &Problem, images: &Tensor) -> Result<Option<String>> {
+fn misfit(problem: &Problem, images: &Tensor) -> Result<Option<String>> {
     let far = problem.median_chi2(images)?.into_iter().filter(|(_, chi2)| *chi2 > LARGEST_CHI2);
     let far: Vec<String> = far.map(|(product, chi2)| format!("median reduced chi2 of {product} is {chi2:.2}")).collect();
     Ok((!far.is_empty()).then(|| format!("DOES NOT FIT THE DATA ({})", far.join(", "))))
+}
+
+/// The same as the beginning of a label; empty where the images fit.
+pub(crate) fn misfit_said(problem: &Problem, images: &Tensor) -> Result<String> {
+    Ok(misfit(problem, images)?.map_or_else(String::new, |m| format!("{m}; ")))
 }
 
 #[cfg(test)]

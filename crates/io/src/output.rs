@@ -293,8 +293,11 @@ pub fn partial_of(out: &Path) -> PathBuf {
 }
 
 /// What to say to someone who reads `path`, an output folder or a file in one, when the run that writes there is not finished, be it
-/// that `path` names the final folder or the partial one; none when there is no such run.
+/// that `path` names the final folder or the partial one; none when there is no such run, or `path` is a file that can be read.
 pub fn unfinished_run(path: &Path) -> Option<Error> {
+    if path.is_file() {
+        return None;
+    }
     let folders = [Some(path), path.parent()].into_iter().flatten().filter_map(|folder| named(folder).ok());
     let (out, partial) = folders.into_iter().find_map(|folder| {
         let name = folder.file_name()?.to_str()?;

@@ -16,6 +16,18 @@ pub enum OutputKind {
     Mode,
 }
 
+impl OutputKind {
+    /// The name that pictures and pages show.
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::Samples => "Posterior samples",
+            Self::Particles => "Particles of a variational approximation",
+            Self::Mean => "Posterior mean",
+            Self::Mode => "Posterior mode",
+        }
+    }
+}
+
 /// One axis of the image: name, unit and the coordinate of each pixel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis {

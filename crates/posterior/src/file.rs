@@ -136,9 +136,7 @@ fn variables(w: &H5Writer, group: &str, all: &BTreeMap<String, Variable>) -> Res
 /// Not an HDF5 file, truncated, or not the layout of posterior.h5, or that of a run that is not finished; the message names what is
 /// missing or wrong.
 pub fn read_ensemble(path: &Path) -> Result<Ensemble> {
-    if !path.is_file()
-        && let Some(unfinished) = unfinished_run(path)
-    {
+    if let Some(unfinished) = unfinished_run(path) {
         return Err(unfinished.into());
     }
     let r = H5Reader::open(path)?;

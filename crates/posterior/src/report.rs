@@ -68,7 +68,7 @@ fn render(e: &Ensemble, summary: &Summary, parts: &Parts, file: &Path) -> Result
     page += &format!(
         "<h1>{}</h1>\n<p class=\"label\">{}</p>\n",
         escape(title),
-        escape(attribute("label").unwrap_or(kind_in_words(e.output_kind).0))
+        escape(attribute("label").unwrap_or(e.output_kind.in_words()))
     );
     page += &format!(
         "<figure><img class=\"summary\" alt=\"summary picture\" src=\"data:image/png;base64,{}\">",
@@ -80,7 +80,7 @@ fn render(e: &Ensemble, summary: &Summary, parts: &Parts, file: &Path) -> Result
     );
 
     page += "<h2>What was run</h2>\n";
-    let mut rows = vec![vec!["Output".to_string(), kind_in_words(e.output_kind).1.to_string()]];
+    let mut rows = vec![vec!["Output".to_string(), what_may_be_concluded(e.output_kind).to_string()]];
     rows.push(vec!["Draws".into(), format!("{}, worth {} equally weighted ones", e.draws(), number(summary.effective_draws))]);
     for (what, name) in [("Solver", "solver"), ("Prior", "prior"), ("Seed", "seed"), ("Device", "device"), ("Version", "version")] {
         if let Some(value) = attribute(name) {
@@ -142,24 +142,19 @@ fn render(e: &Ensemble, summary: &Summary, parts: &Parts, file: &Path) -> Result
     Ok(page)
 }
 
-/// A short name and a sentence that says what may be concluded.
-fn kind_in_words(kind: OutputKind) -> (&'static str, &'static str) {
+/// A sentence on what images of this kind tell.
+fn what_may_be_concluded(kind: OutputKind) -> &'static str {
     match kind {
-        OutputKind::Samples => (
-            "Posterior samples",
-            "Samples: each image is a draw from the posterior as the solver approximates it; their spread is the uncertainty under the stated prior and likelihood.",
-        ),
-        OutputKind::Particles => (
-            "Particles of a variational approximation",
-            "Particles: images that together approximate the posterior; their spread may be narrower than the posterior's.",
-        ),
-        OutputKind::Mean => (
-            "Posterior mean",
-            "Mean: an estimate of the posterior mean. Its spread over repetitions is the estimator's, not the posterior's.",
-        ),
-        OutputKind::Mode => {
-            ("Posterior mode", "Mode: the most probable image under prior and likelihood. It carries no uncertainty.")
+        OutputKind::Samples => {
+            "Samples: each image is a draw from the posterior as the solver approximates it; their spread is the uncertainty under the stated prior and likelihood."
         }
+        OutputKind::Particles => {
+            "Particles: images that together approximate the posterior; their spread may be narrower than the posterior's."
+        }
+        OutputKind::Mean => {
+            "Mean: an estimate of the posterior mean. Its spread over repetitions is the estimator's, not the posterior's."
+        }
+        OutputKind::Mode => "Mode: the most probable image under prior and likelihood. It carries no uncertainty.",
     }
 }
 

@@ -355,7 +355,7 @@ impl Solver for Guided {
             Some(agreement) if agreement.agree() => "two populations agree",
             Some(_) => "two populations do not agree: THE SPREAD SHOWN IS TOO SMALL",
         };
-        let misfit = populations::misfit(problem, &images)?.map_or_else(String::new, |m| format!("{m}; "));
+        let misfit = populations::misfit_said(problem, &images)?;
         let log_prior: Vec<f64> = index.iter().map(|i| judged.log_prior[*i]).collect();
         let unlike = log_prior.iter().filter(|p| **p < state.known - UNLIKE).count();
         let unlike_said =

@@ -314,7 +314,7 @@ impl Solver for PnpDm {
         let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
         let agreement = agreement::compare(&images, shares[0], &ancestors, state.rng.stream(RELABEL))?;
         let verdict = if agreement.agree() { "agree" } else { "do not agree" };
-        let misfit = populations::misfit(problem, &images)?.map_or_else(String::new, |m| format!("{m}; "));
+        let misfit = populations::misfit_said(problem, &images)?;
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
         let mut attributes = vec![
             ("label".into(), format!("{misfit}{} ({verdict})", self.label())),

@@ -1,5 +1,5 @@
 use super::{ImageScale, SummaryPlot};
-use crate::{Ensemble, Error, OutputKind, Result, Summary};
+use crate::{Ensemble, Error, Result, Summary};
 use ndarray::{Array2, s};
 
 /// The images of one channel of an ensemble, as a [`SummaryPlot`] borrows them.
@@ -45,12 +45,7 @@ impl PlotImages {
     /// `label`, `version`, `solver`, `seed`); the caller adds uv coverage, truth and data panels.
     pub fn plot(&self, ensemble: &Ensemble) -> SummaryPlot<'_> {
         let attribute = |name: &str| ensemble.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty());
-        let kind = match ensemble.output_kind {
-            OutputKind::Samples => "Posterior samples",
-            OutputKind::Particles => "Particles of a variational approximation",
-            OutputKind::Mean => "Posterior mean",
-            OutputKind::Mode => "Posterior mode",
-        };
+        let kind = ensemble.output_kind.in_words();
         let print = [("halation", "version"), ("solver", "solver"), ("prior", "prior"), ("seed", "seed"), ("device", "device")];
         let print: Vec<String> = print.iter().filter_map(|(what, name)| attribute(name).map(|v| format!("{what} {v}"))).collect();
         SummaryPlot {
