@@ -4,24 +4,26 @@ use crate::{Error, Map, Result};
 /// Queries of one task; a constant, so that results do not depend on threads.
 const QUERIES: usize = 64;
 
-/// Softmax weights of one attention call, (draw, query, key), which the backward pass needs.
+/// Softmax weights of one attention call, (draw, head, query, key), which the backward pass needs.
 pub struct AttentionWeights(Buffer);
 
 struct Sizes {
     pixels: usize,
     channels: usize,
+    /// Channels of one head.
+    width: usize,
 }
 
-fn sizes(op: &'static str, qkv: &Map) -> Result<Sizes> {
+fn sizes(op: &'static str, qkv: &Map, heads: usize) -> Result<Sizes> {
     let [height, width, c] = qkv.item_shape();
-    if c % 3 != 0 || c == 0 || qkv.pad() != 0 {
+    if heads == 0 || c % (3 * heads) != 0 || c == 0 || qkv.pad() != 0 {
         return Err(Error::shape(
             op,
             &[qkv.draws(), height, width, c],
-            "queries, keys and values: three times the channels, no border",
+            format!("queries, keys and values: three times the channels of {heads} equal heads, no border"),
         ));
     }
-    Ok(Sizes { pixels: height * width, channels: c / 3 })
+    Ok(Sizes { pixels: height * width, channels: c / 3, width: c / 3 / heads })
 }
 
 /// C (m, n) = alpha A (m, k) B (k, n), each given as slice, row stride and column stride; one thread.
@@ -60,29 +62,36 @@ fn product(
     }
 }
 
-/// Self-attention with one head over the pixels of each draw: softmax(Q K^T / sqrt(C)) V. The channels of `qkv` are Q, then K, then V.
+/// Self-attention over the pixels of each draw, head by head: softmax(Q K^T / sqrt(D)) V with D = C / heads. The channels of `qkv` are Q, then
+/// K, then V, each with the channels of one head beside each other.
 ///
 /// # Errors
-/// When the channels are not three equal parts or there is a border.
-pub fn attention(qkv: &Map) -> Result<(Map, AttentionWeights)> {
-    let Sizes { pixels, channels: c } = sizes("attention", qkv)?;
-    let scale = 1.0 / (c as f32).sqrt();
-    let mut weights = Buffer::stale(qkv.draws() * pixels * pixels);
+/// When the channels are not three equal parts of `heads` equal heads or there is a border.
+pub fn attention(qkv: &Map, heads: usize) -> Result<(Map, AttentionWeights)> {
+    let Sizes { pixels, channels: c, width } = sizes("attention", qkv, heads)?;
+    let scale = 1.0 / (width as f32).sqrt();
+    let square = pixels * pixels;
+    let mut weights = Buffer::stale(qkv.draws() * heads * square);
     let mut out = Map::stale(qkv.draws(), [qkv.height(), qkv.width(), c], 0);
     let item = |d: usize| &qkv.data[d * pixels * 3 * c..(d + 1) * pixels * 3 * c];
     for d in 0..qkv.draws() {
         let x = item(d);
-        for_chunks(&mut weights[d * pixels * pixels..(d + 1) * pixels * pixels], QUERIES * pixels, |i, w| {
-            let rows = w.len() / pixels;
-            let q = &x[i * QUERIES * 3 * c..];
-            product((rows, pixels, c), (w, pixels), (q, 3 * c, 1), (&x[c..], 1, 3 * c), scale);
-            w.chunks_exact_mut(pixels).for_each(softmax);
-        });
-        let w = &weights[d * pixels * pixels..(d + 1) * pixels * pixels];
+        for head in 0..heads {
+            let (q, k) = (&x[head * width..], &x[c + head * width..]);
+            for_chunks(&mut weights[(d * heads + head) * square..][..square], QUERIES * pixels, |i, w| {
+                let rows = w.len() / pixels;
+                product((rows, pixels, width), (w, pixels), (&q[i * QUERIES * 3 * c..], 3 * c, 1), (k, 1, 3 * c), scale);
+                w.chunks_exact_mut(pixels).for_each(softmax);
+            });
+        }
+        let w = &weights[d * heads * square..(d + 1) * heads * square];
         for_chunks(&mut out.data[d * pixels * c..(d + 1) * pixels * c], QUERIES * c, |i, out| {
             let rows = out.len() / c;
-            let w = &w[i * QUERIES * pixels..];
-            product((rows, c, pixels), (out, c), (w, pixels, 1), (&x[2 * c..], 3 * c, 1), 1.0);
+            for head in 0..heads {
+                let w = &w[head * square + i * QUERIES * pixels..];
+                let v = &x[2 * c + head * width..];
+                product((rows, width, pixels), (&mut out[head * width..], c), (w, pixels, 1), (v, 3 * c, 1), 1.0);
+            }
         });
     }
     Ok((out, AttentionWeights(weights)))
@@ -92,36 +101,43 @@ pub fn attention(qkv: &Map) -> Result<(Map, AttentionWeights)> {
 ///
 /// # Errors
 /// When `weights` or `g` belong to other maps.
-pub fn attention_backward(qkv: &Map, weights: &AttentionWeights, g: &Map) -> Result<Map> {
-    let Sizes { pixels, channels: c } = sizes("attention_backward", qkv)?;
+pub fn attention_backward(qkv: &Map, heads: usize, weights: &AttentionWeights, g: &Map) -> Result<Map> {
+    let Sizes { pixels, channels: c, width } = sizes("attention_backward", qkv, heads)?;
+    let square = pixels * pixels;
     let found = [g.draws(), g.height(), g.width(), g.channels()];
-    if found != [qkv.draws(), qkv.height(), qkv.width(), c] || g.pad() != 0 || weights.0.len() != qkv.draws() * pixels * pixels {
-        return Err(Error::shape("attention_backward", &found, format!("{} draws of {pixels} pixels, {c} channels", qkv.draws())));
+    if found != [qkv.draws(), qkv.height(), qkv.width(), c] || g.pad() != 0 || weights.0.len() != qkv.draws() * heads * square {
+        let expected = format!("{} draws of {pixels} pixels, {c} channels in {heads} heads", qkv.draws());
+        return Err(Error::shape("attention_backward", &found, expected));
     }
-    let scale = 1.0 / (c as f32).sqrt();
+    let scale = 1.0 / (width as f32).sqrt();
     let mut out = Map::stale(qkv.draws(), qkv.item_shape(), 0);
-    let mut gs = Buffer::stale(pixels * pixels);
+    let mut gs = Buffer::stale(square);
     for d in 0..qkv.draws() {
         let x = &qkv.data[d * pixels * 3 * c..(d + 1) * pixels * 3 * c];
         let g = &g.data[d * pixels * c..(d + 1) * pixels * c];
-        let w = &weights.0[d * pixels * pixels..(d + 1) * pixels * pixels];
-        // Through the softmax: gS = W * (gW - rowsum(gW * W)), gW = g V^T.
-        for_chunks(&mut gs, QUERIES * pixels, |i, gs| {
-            let rows = gs.len() / pixels;
-            product((rows, pixels, c), (gs, pixels), (&g[i * QUERIES * c..], c, 1), (&x[2 * c..], 1, 3 * c), 1.0);
-            for (gs, w) in gs.chunks_exact_mut(pixels).zip(w[i * QUERIES * pixels..].chunks_exact(pixels)) {
-                let dot: f64 = gs.iter().zip(w).map(|(g, w)| (*g * *w) as f64).sum();
-                gs.iter_mut().zip(w).for_each(|(g, w)| *g = w * (*g - dot as f32));
-            }
-        });
-        let gs = &gs[..];
-        for_chunks(&mut out.data[d * pixels * 3 * c..(d + 1) * pixels * 3 * c], QUERIES * 3 * c, |i, out| {
-            let rows = out.len() / (3 * c);
-            let first = i * QUERIES;
-            product((rows, c, pixels), (out, 3 * c), (&gs[first * pixels..], pixels, 1), (&x[c..], 3 * c, 1), scale);
-            product((rows, c, pixels), (&mut out[c..], 3 * c), (&gs[first..], 1, pixels), (x, 3 * c, 1), scale);
-            product((rows, c, pixels), (&mut out[2 * c..], 3 * c), (&w[first..], 1, pixels), (g, c, 1), 1.0);
-        });
+        for head in 0..heads {
+            let first = head * width;
+            let (g, q, k, v) = (&g[first..], &x[first..], &x[c + first..], &x[2 * c + first..]);
+            let w = &weights.0[(d * heads + head) * square..][..square];
+            // Through the softmax: gS = W * (gW - rowsum(gW * W)), gW = g V^T.
+            for_chunks(&mut gs, QUERIES * pixels, |i, gs| {
+                let rows = gs.len() / pixels;
+                product((rows, pixels, width), (gs, pixels), (&g[i * QUERIES * c..], c, 1), (v, 1, 3 * c), 1.0);
+                for (gs, w) in gs.chunks_exact_mut(pixels).zip(w[i * QUERIES * pixels..].chunks_exact(pixels)) {
+                    let dot: f64 = gs.iter().zip(w).map(|(g, w)| (*g * *w) as f64).sum();
+                    gs.iter_mut().zip(w).for_each(|(g, w)| *g = w * (*g - dot as f32));
+                }
+            });
+            let gs = &gs[..];
+            for_chunks(&mut out.data[d * pixels * 3 * c..(d + 1) * pixels * 3 * c], QUERIES * 3 * c, |i, out| {
+                let rows = out.len() / (3 * c);
+                let query = i * QUERIES;
+                let size = (rows, width, pixels);
+                product(size, (&mut out[first..], 3 * c), (&gs[query * pixels..], pixels, 1), (k, 3 * c, 1), scale);
+                product(size, (&mut out[c + first..], 3 * c), (&gs[query..], 1, pixels), (q, 3 * c, 1), scale);
+                product(size, (&mut out[2 * c + first..], 3 * c), (&w[query..], 1, pixels), (g, c, 1), 1.0);
+            });
+        }
     }
     Ok(out)
 }

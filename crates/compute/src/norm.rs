@@ -2,7 +2,7 @@ use crate::map::{Buffer, for_chunk_pairs, for_chunks};
 use crate::simd::{ChannelOp, PixelOp, Simd, each_channel, each_element};
 use crate::{Error, Map, Result, Tensor};
 
-/// Scale and shift of a normalisation, one per channel.
+/// Scale and shift of a normalisation: one value per channel, or, for scales and shifts that an embedding sets, (draw, channel).
 #[derive(Clone, Copy)]
 pub struct Affine<'a> {
     /// Factor on the normalised value.
@@ -74,7 +74,9 @@ pub fn group_norm_stats(x: &Map, groups: usize, eps: f64) -> Result<GroupStats> 
 impl GroupStats {
     fn check(&self, op: &'static str, x: &Map, affine: Affine) -> Result<()> {
         let c = self.channels;
-        if x.channels() != c || self.mean.len() != x.draws() * c || affine.weight.len() != c || affine.bias.len() != c {
+        let fits = |v: &[f32]| v.len() == c || v.len() == self.mean.len();
+        if x.channels() != c || self.mean.len() != x.draws() * c || !fits(affine.weight) || affine.bias.len() != affine.weight.len()
+        {
             let found = [x.draws(), x.height(), x.width(), x.channels()];
             return Err(Error::shape(
                 op,
@@ -133,7 +135,7 @@ pub fn group_norm(x: &Map, stats: &GroupStats, affine: Affine, silu: bool, pad: 
     Ok(out)
 }
 
-/// Sums over draws of the gradients with respect to weight and bias of a normalisation.
+/// Gradients with respect to weight and bias of a normalisation, of their lengths; summed over draws where these share them.
 pub struct AffineGrads<'a> {
     /// Added to.
     pub weight: &'a mut [f32],
@@ -165,6 +167,10 @@ pub fn group_norm_backward(
     if let Some(residual) = residual {
         residual.expect_like("group_norm_backward residual", x)?;
     }
+    if grads.as_ref().is_some_and(|g| (g.weight.len(), g.bias.len()) != (affine.weight.len(), affine.bias.len())) {
+        let expected = format!("gradients of {} weights and biases", affine.weight.len());
+        return Err(Error::shape("group_norm_backward", &[x.draws(), x.channels()], expected));
+    }
     let [height, width, c] = x.item_shape();
     let lines_of: (Vec<f32>, Vec<f32>) = stats.lines(affine).into_iter().unzip();
     // First pass: g becomes the gradient of u; per row the sums over pixels of g and of g (x - mean).
@@ -185,24 +191,27 @@ pub fn group_norm_backward(
             sums.iter_mut().zip(row).for_each(|(s, r)| *s += *r as f64);
         }
         let out = &mut lines[d * 3 * c..(d + 1) * 3 * c];
+        // Where the parameters of this draw begin.
+        let own = if affine.weight.len() == c { 0 } else { d * c };
+        let weight = &affine.weight[own..own + c];
         for group in 0..stats.groups {
             let members = group * size..(group + 1) * size;
             let rstd = stats.rstd[d * c + group * size] as f64;
             let rest = stats.mean_rest[d * c + group * size] as f64;
             // The sums were taken with the rounded mean.
             members.clone().for_each(|i| sums[c + i] -= rest * sums[i]);
-            let v: f64 = members.clone().map(|i| affine.weight[i] as f64 * sums[i]).sum::<f64>() / n;
-            let vx: f64 = members.clone().map(|i| affine.weight[i] as f64 * sums[c + i] * rstd).sum::<f64>() / n;
+            let v: f64 = members.clone().map(|i| weight[i] as f64 * sums[i]).sum::<f64>() / n;
+            let vx: f64 = members.clone().map(|i| weight[i] as f64 * sums[c + i] * rstd).sum::<f64>() / n;
             for i in members {
-                out[i] = (rstd * affine.weight[i] as f64) as f32;
+                out[i] = (rstd * weight[i] as f64) as f32;
                 out[c + i] = (-rstd * rstd * vx) as f32;
                 out[2 * c + i] = (rstd * (rstd * vx * rest - v)) as f32;
             }
         }
         if let Some(grads) = &mut grads {
             for i in 0..c {
-                grads.bias[i] += sums[i] as f32;
-                grads.weight[i] += (sums[c + i] * stats.rstd[d * c + i] as f64) as f32;
+                grads.bias[own + i] += sums[i] as f32;
+                grads.weight[own + i] += (sums[c + i] * stats.rstd[d * c + i] as f64) as f32;
             }
         }
     }

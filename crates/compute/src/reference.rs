@@ -88,14 +88,16 @@ pub fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-/// Attention with one head over pixels; channels are queries, keys, values.
-pub fn attention(qkv: &Array) -> Array {
+/// Attention over pixels; channels are queries, keys, values, each of `heads` heads one after another.
+pub fn attention(qkv: &Array, heads: usize) -> Array {
     let [draws, c3, height, width] = qkv.shape;
     let c = c3 / 3;
+    let size = c / heads;
     let at = |n: usize, c: usize, p: usize| qkv.at(n, c, p / width, p % width);
     Array::from_fn([draws, c, height, width], |n, channel, y, px| {
         let query = y * width + px;
-        let score = |key: usize| (0..c).map(|i| at(n, i, query) * at(n, c + i, key)).sum::<f64>() / (c as f64).sqrt();
+        let head = channel / size * size..(channel / size + 1) * size;
+        let score = |key: usize| head.clone().map(|i| at(n, i, query) * at(n, c + i, key)).sum::<f64>() / (size as f64).sqrt();
         let scores: Vec<f64> = (0..height * width).map(score).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();

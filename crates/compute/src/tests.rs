@@ -146,18 +146,59 @@ fn group_norm_and_its_gradients() {
     }
 }
 
+/// Weights and biases of each draw, with gradients of their own.
+#[test]
+fn group_norm_with_parameters_of_each_draw() {
+    let (shape, groups) = ([3, 33, 5, 4], 11);
+    let c = shape[1];
+    let x = random(shape, 1);
+    let (w, b, g) = (random([3, c, 1, 1], 2), random([3, c, 1, 1], 3), random(shape, 4));
+    let affine = Affine { weight: w.data(), bias: b.data() };
+    let map = Map::from_tensor(&x, 0).unwrap();
+    let stats = group_norm_stats(&map, groups, 1e-5).unwrap();
+    let out = group_norm(&map, &stats, affine, true, 0).unwrap().to_tensor();
+    let (mut gw, mut gb) = (vec![0.0; 3 * c], vec![0.0; 3 * c]);
+    let grads = AffineGrads { weight: &mut gw, bias: &mut gb };
+    let gx = group_norm_backward(Map::from_tensor(&g, 0).unwrap(), &map, &stats, affine, true, None, 0, Some(grads))
+        .unwrap()
+        .to_tensor();
+    for d in 0..3 {
+        // Each draw is the shared normalisation with its own parameters.
+        let alone = Map::from_tensor(&x.select(&[d]).unwrap(), 0).unwrap();
+        let stats = group_norm_stats(&alone, groups, 1e-5).unwrap();
+        let affine = Affine { weight: w.item(d), bias: b.item(d) };
+        assert_eq!(group_norm(&alone, &stats, affine, true, 0).unwrap().to_tensor().data(), out.item(d));
+        let (mut own_w, mut own_b) = (vec![0.0; c], vec![0.0; c]);
+        let grads = AffineGrads { weight: &mut own_w, bias: &mut own_b };
+        let g = Map::from_tensor(&g.select(&[d]).unwrap(), 0).unwrap();
+        let own = group_norm_backward(g, &alone, &stats, affine, true, None, 0, Some(grads)).unwrap().to_tensor();
+        assert_eq!(own.data(), gx.item(d));
+        assert_eq!((&gw[d * c..(d + 1) * c], &gb[d * c..(d + 1) * c]), (&own_w[..], &own_b[..]));
+    }
+    let short = AffineGrads { weight: &mut gw[..c], bias: &mut gb[..c] };
+    assert!(group_norm_backward(Map::from_tensor(&g, 0).unwrap(), &map, &stats, affine, true, None, 0, Some(short)).is_err());
+}
+
 #[test]
 fn attention_and_its_gradient() {
-    for (draws, c, height, width) in [(1, 1, 1, 1), (2, 5, 3, 7), (1, 31, 4, 33), (2, 64, 16, 16)] {
-        let what = format!("attention {draws} {c} {height} {width}");
+    for (draws, c, heads, height, width) in [
+        (1, 1, 1, 1, 1),
+        (2, 5, 1, 3, 7),
+        (1, 31, 1, 4, 33),
+        (2, 64, 1, 16, 16),
+        (2, 6, 3, 5, 7),
+        (1, 32, 2, 3, 33),
+        (1, 64, 4, 16, 16),
+    ] {
+        let what = format!("attention {draws} {c} {heads} {height} {width}");
         let qkv = random([draws, 3 * c, height, width], 1);
         let map = Map::from_tensor(&qkv, 0).unwrap();
-        let (out, weights) = attention(&map).unwrap();
-        close(&what, &out.to_tensor(), &reference::attention(&array(&qkv)), 1e-6);
+        let (out, weights) = attention(&map, heads).unwrap();
+        close(&what, &out.to_tensor(), &reference::attention(&array(&qkv), heads), 1e-6);
         let g = random([draws, c, height, width], 2);
-        let gx = attention_backward(&map, &weights, &Map::from_tensor(&g, 0).unwrap()).unwrap();
+        let gx = attention_backward(&map, heads, &weights, &Map::from_tensor(&g, 0).unwrap()).unwrap();
         if c * height * width < 5000 {
-            check_vjp(&what, reference::attention, &array(&qkv), &g, &gx.to_tensor());
+            check_vjp(&what, |x| reference::attention(x, heads), &array(&qkv), &g, &gx.to_tensor());
         }
     }
 }
@@ -215,8 +256,8 @@ fn bits_depend_on_neither_batch_nor_threads() {
         let affine = Affine { weight: &one, bias: &zero };
         let a = group_norm(&map, &stats, affine, true, 1).unwrap();
         let qkv = conv2d(&a, &packed, Epilogue::default()).unwrap();
-        let (out, weights) = attention(&qkv).unwrap();
-        let g = attention_backward(&qkv, &weights, &out).unwrap();
+        let (out, weights) = attention(&qkv, 3).unwrap();
+        let g = attention_backward(&qkv, 3, &weights, &out).unwrap();
         let mut grads = ConvGrads::zeros(conv);
         grads.accumulate(&a, &g).unwrap();
         let (mut gw, mut gb) = (vec![0.0; w.len()], vec![0.0; 99]);
@@ -244,5 +285,7 @@ fn what_does_not_fit_is_an_error() {
     assert!(conv2d(&Map::from_tensor(&random([1, 4, 5, 5], 0), 0).unwrap(), &w, Epilogue::default()).is_err());
     assert!(conv2d(&Map::from_tensor(&random([1, 3, 5, 5], 0), 1).unwrap(), &w, Epilogue::default()).is_err());
     assert!(group_norm_stats(&Map::from_tensor(&random([1, 4, 5, 5], 0), 0).unwrap(), 3, 1e-6).is_err());
-    assert!(attention(&Map::from_tensor(&random([1, 4, 5, 5], 0), 0).unwrap()).is_err());
+    let qkv = Map::from_tensor(&random([1, 6, 5, 5], 0), 0).unwrap();
+    assert!(attention(&Map::from_tensor(&random([1, 4, 5, 5], 0), 0).unwrap(), 1).is_err());
+    assert!(attention(&qkv, 4).is_err() && attention(&qkv, 0).is_err());
 }

@@ -75,7 +75,7 @@ impl SongUNet {
             let stats = group_norm_stats(&out, layers.norm.groups, EPS)?;
             let a = self.activation(&out, &layers.norm, &stats, false, None, 0)?;
             let qkv = conv2d(&a, self.weights(&layers.qkv), Epilogue::default())?;
-            let (mixed, weights) = attention(&qkv)?;
+            let (mixed, weights) = attention(&qkv, 1)?;
             let epilogue = Epilogue { residual: Some(&out), scale: FRAC_1_SQRT_2, ..Epilogue::default() };
             let attended = conv2d(&mixed, self.weights(&layers.proj), epilogue)?;
             tape.attention = Some(AttentionTape { x: std::mem::replace(&mut out, attended), stats, qkv, weights, mixed });
@@ -97,7 +97,7 @@ impl SongUNet {
         if let (Some(layers), Some(tape)) = (&block.attention, &tape.attention) {
             let scaled = scaled_sum(&g, None, FRAC_1_SQRT_2, 0)?;
             let g_mixed = conv2d_input_grad(&scaled, self.weights(&layers.proj), Epilogue::default())?;
-            let g_qkv = attention_backward(&tape.qkv, &tape.weights, &g_mixed)?;
+            let g_qkv = attention_backward(&tape.qkv, 1, &tape.weights, &g_mixed)?;
             let g_a = conv2d_input_grad(&g_qkv, self.weights(&layers.qkv), Epilogue::default())?;
             if let Some(gradients) = gradients.as_deref_mut() {
                 gradients.convs[layers.proj.id].accumulate(&tape.mixed, &scaled)?;

@@ -93,7 +93,7 @@ impl SongUNet {
         // The layer's outputs are (channel, 3): queries, keys and values of each channel beside each other.
         let c = block.outputs;
         let qkv = Array::from_fn(qkv.shape, |n, i, y, px| qkv.at(n, i % c * 3 + i / c, y, px));
-        half(&self.exact_conv(&attention(&qkv), &layers.proj), &out)
+        half(&self.exact_conv(&attention(&qkv, 1), &layers.proj), &out)
     }
 }
 
