@@ -15,6 +15,7 @@ mod philox;
 pub mod reference;
 mod resample;
 mod simd;
+mod smooth;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,9 @@ pub use fft::Fft2;
 pub use map::{Map, serial};
 pub use norm::{Affine, AffineGrads, GroupStats, group_norm, group_norm_backward, group_norm_stats, silu, silu_backward};
 pub use philox::{Philox, Sequence};
-pub use resample::{Resample, concat_channels, resample, resample_backward, scaled_sum, split_channels, sum_pixels};
+pub use resample::{
+    Resample, concat_channels, resample, resample_backward, scaled_sum, smooth_down_framed, smooth_down_framed_backward,
+    split_channels, sum_pixels,
+};
 pub use simd::CpuLevel;
 pub use tensor::Tensor;

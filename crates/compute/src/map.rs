@@ -210,6 +210,31 @@ impl Map {
         self.pad
     }
 
+    /// The same elements with `by` pixels of the border as part of the image, which they are in a convolution that looks beyond its edge.
+    ///
+    /// # Errors
+    /// When the border is smaller.
+    pub fn widen(self, by: usize) -> Result<Self> {
+        let Some(pad) = self.pad.checked_sub(by) else {
+            return Err(Error::shape("Map::widen", &[self.draws, self.height, self.width, self.pad], format!("a border of {by}")));
+        };
+        Ok(Self { height: self.height + 2 * by, width: self.width + 2 * by, pad, ..self })
+    }
+
+    /// The image without a frame of `by` pixels: the input gradient of a border that [`Map::widen`] made part of it.
+    ///
+    /// # Errors
+    /// When the image is no larger than the frame.
+    pub fn crop(&self, by: usize, pad: usize) -> Result<Self> {
+        let (Some(height), Some(width)) = (self.height.checked_sub(2 * by), self.width.checked_sub(2 * by)) else {
+            return Err(Error::shape("Map::crop", &[self.draws, self.height, self.width], format!("a frame of {by} pixels")));
+        };
+        let c = self.channels;
+        let mut out = Self::stale(self.draws, [height, width, c], pad);
+        out.fill_rows(|d, y, row| row.copy_from_slice(&self.row(d, y + by)[by * c..(by + width) * c]));
+        Ok(out)
+    }
+
     /// Elements between rows.
     pub(crate) fn row_stride(&self) -> usize {
         (self.width + 2 * self.pad) * self.channels

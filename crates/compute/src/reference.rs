@@ -123,6 +123,58 @@ pub fn upsample(x: &Array) -> Array {
     Array::from_fn([n, c, 2 * h, 2 * w], |n, c, y, px| x.at(n, c, y / 2, px / 2))
 }
 
+/// Taps of the smooth filter, those of (1, 3, 3, 1) / 8 in each direction.
+const SMOOTH: [f64; 4] = [0.125, 0.375, 0.375, 0.125];
+
+/// Every second pixel of the image, zero outside, smoothed by (1, 3, 3, 1) / 8 in each direction.
+pub fn downsample_smooth(x: &Array) -> Array {
+    let [n, c, h, w] = x.shape;
+    Array::from_fn([n, c, h / 2, w / 2], |n, c, y, px| {
+        let mut sum = 0.0;
+        for (ky, fy) in SMOOTH.iter().enumerate() {
+            for (kx, fx) in SMOOTH.iter().enumerate() {
+                let (yy, xx) = ((2 * y + ky).wrapping_sub(1), (2 * px + kx).wrapping_sub(1));
+                if yy < h && xx < w {
+                    sum += fy * fx * x.at(n, c, yy, xx);
+                }
+            }
+        }
+        sum
+    })
+}
+
+/// Zeros between the pixels, then smoothing by (1, 3, 3, 1) / 4 in each direction: four times the transpose of [`downsample_smooth`].
+pub fn upsample_smooth(x: &Array) -> Array {
+    let [n, c, h, w] = x.shape;
+    Array::from_fn([n, c, 2 * h, 2 * w], |n, c, y, px| {
+        let mut sum = 0.0;
+        for (ky, fy) in SMOOTH.iter().enumerate() {
+            for (kx, fx) in SMOOTH.iter().enumerate() {
+                let (yy, xx) = ((y + 1).wrapping_sub(ky), (px + 1).wrapping_sub(kx));
+                if yy % 2 == 0 && xx % 2 == 0 && yy / 2 < h && xx / 2 < w {
+                    sum += 4.0 * fy * fx * x.at(n, c, yy / 2, xx / 2);
+                }
+            }
+        }
+        sum
+    })
+}
+
+/// The image in a frame of `by` zeros.
+pub fn framed(x: &Array, by: usize) -> Array {
+    let [n, c, h, w] = x.shape;
+    Array::from_fn([n, c, h + 2 * by, w + 2 * by], |n, c, y, px| {
+        let (y, px) = (y.wrapping_sub(by), px.wrapping_sub(by));
+        if y < h && px < w { x.at(n, c, y, px) } else { 0.0 }
+    })
+}
+
+/// The image without a frame of `by` pixels.
+pub fn cropped(x: &Array, by: usize) -> Array {
+    let [n, c, h, w] = x.shape;
+    Array::from_fn([n, c, h - 2 * by, w - 2 * by], |n, c, y, px| x.at(n, c, y + by, px + by))
+}
+
 /// Channels of `a`, then of `b`.
 pub fn concat_channels(a: &Array, b: &Array) -> Array {
     let [n, ca, h, w] = a.shape;

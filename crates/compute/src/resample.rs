@@ -1,5 +1,5 @@
 use crate::map::for_chunks;
-use crate::{Error, Map, Result};
+use crate::{Error, Map, Result, smooth};
 
 /// Change of resolution by a factor of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,6 +8,17 @@ pub enum Resample {
     Down,
     /// Each pixel becomes 2x2 equal ones.
     Up,
+    /// Every second pixel of the image smoothed by (1, 3, 3, 1) / 8 in each direction, zero outside; height and width must be even.
+    SmoothDown,
+    /// Zeros between the pixels, smoothed by (1, 3, 3, 1) / 4 in each direction: four times the transpose of [`Resample::SmoothDown`].
+    SmoothUp,
+}
+
+impl Resample {
+    /// Whether the resolution becomes half, rather than double.
+    pub fn halves(self) -> bool {
+        matches!(self, Resample::Down | Resample::SmoothDown)
+    }
 }
 
 /// Halves or doubles the resolution; the result has a border of `pad`.
@@ -18,6 +29,8 @@ pub fn resample(x: &Map, how: Resample, pad: usize) -> Result<Map> {
     match how {
         Resample::Down => fold(x, 0.25, pad),
         Resample::Up => Ok(spread(x, 1.0, pad)),
+        Resample::SmoothDown => smooth::fold(x, 1.0, 0, pad),
+        Resample::SmoothUp => smooth::spread(x, 4.0, 0, pad),
     }
 }
 
@@ -29,7 +42,26 @@ pub fn resample_backward(g: &Map, how: Resample) -> Result<Map> {
     match how {
         Resample::Down => Ok(spread(g, 0.25, 0)),
         Resample::Up => fold(g, 1.0, 0),
+        Resample::SmoothDown => smooth::spread(g, 1.0, 0, 0),
+        Resample::SmoothUp => smooth::fold(g, 4.0, 0, 0),
     }
+}
+
+/// [`Resample::SmoothDown`] of an image whose outermost pixel on each side stands for what the filter reads beyond the edge, where it finds
+/// zeros otherwise: the result has half the side without that frame.
+///
+/// # Errors
+/// When the size is odd.
+pub fn smooth_down_framed(x: &Map, pad: usize) -> Result<Map> {
+    smooth::fold(x, 1.0, 1, pad)
+}
+
+/// Input gradient of [`smooth_down_framed`], with a border of `pad`.
+///
+/// # Errors
+/// None that input can cause.
+pub fn smooth_down_framed_backward(g: &Map, pad: usize) -> Result<Map> {
+    smooth::spread(g, 1.0, 1, pad)
 }
 
 /// Sums of 2x2 pixels times `factor`.

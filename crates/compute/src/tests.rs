@@ -233,6 +233,39 @@ fn resampling_concatenation_and_sums() {
 }
 
 #[test]
+fn smooth_resampling() {
+    for shape in [[2, 5, 6, 10], [1, 1, 2, 2], [1, 17, 4, 8]] {
+        let x = random(shape, 1);
+        let map = Map::from_tensor(&x, 0).unwrap();
+        let [n, c, h, w] = shape;
+        for (how, exact, shape) in [
+            (Resample::SmoothDown, reference::downsample_smooth as fn(&Array) -> Array, [n, c, h / 2, w / 2]),
+            (Resample::SmoothUp, reference::upsample_smooth, [n, c, 2 * h, 2 * w]),
+        ] {
+            close("smooth", &resample(&map, how, 1).unwrap().to_tensor(), &exact(&array(&x)), 1e-6);
+            let g = random(shape, 2);
+            let back = resample_backward(&Map::from_tensor(&g, 0).unwrap(), how).unwrap().to_tensor();
+            check_vjp("smooth", exact, &array(&x), &g, &back);
+        }
+        // A frame of zeros is what lies outside; with something in it, its gradient comes back.
+        let widened = Map::from_tensor(&x, 2).unwrap().widen(1).unwrap();
+        assert_eq!((widened.height(), widened.pad()), (h + 2, 1));
+        close("frame", &widened.to_tensor(), &reference::framed(&array(&x), 1), 1e-7);
+        assert_eq!(widened.crop(1, 1).unwrap().to_tensor(), x);
+        let down = smooth_down_framed(&widened, 0).unwrap().to_tensor();
+        close("framed", &down, &reference::downsample_smooth(&array(&x)), 1e-6);
+        let framed = random([n, c, h + 2, w + 2], 5);
+        // A second frame of zeros shifts the filter by two pixels, one of the result: what it gives there is not wanted.
+        let exact = |x: &Array| reference::cropped(&reference::downsample_smooth(&reference::framed(x, 1)), 1);
+        let down = smooth_down_framed(&Map::from_tensor(&framed, 0).unwrap(), 1).unwrap().to_tensor();
+        close("framed", &down, &exact(&array(&framed)), 1e-6);
+        let g = random([n, c, h / 2, w / 2], 6);
+        let back = smooth_down_framed_backward(&Map::from_tensor(&g, 0).unwrap(), 0).unwrap().to_tensor();
+        check_vjp("framed", exact, &array(&framed), &g, &back);
+    }
+}
+
+#[test]
 fn silu_and_its_gradient() {
     let x = random([1, 1, 1, 1003], 1);
     let y = silu(&x);
@@ -288,4 +321,5 @@ fn what_does_not_fit_is_an_error() {
     let qkv = Map::from_tensor(&random([1, 6, 5, 5], 0), 0).unwrap();
     assert!(attention(&Map::from_tensor(&random([1, 4, 5, 5], 0), 0).unwrap(), 1).is_err());
     assert!(attention(&qkv, 4).is_err() && attention(&qkv, 0).is_err());
+    assert!(smooth_down_framed(&qkv, 0).is_err() && qkv.crop(3, 0).is_err() && qkv.widen(1).is_err());
 }

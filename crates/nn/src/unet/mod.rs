@@ -193,10 +193,8 @@ impl SongUNet {
         }
         total += conv(&self.plan.map0, 1) + conv(&self.plan.map1, 1);
         for block in &self.plan.blocks {
-            match block.resample {
-                Some(halation_compute::Resample::Down) => side /= 2,
-                Some(halation_compute::Resample::Up) => side *= 2,
-                None => (),
+            if let Some(how) = block.resample {
+                side = if how.halves() { side / 2 } else { side * 2 };
             }
             let pixels = side * side;
             total += conv(&block.conv0, pixels) + conv(&block.conv1, pixels) + conv(&block.affine, 1);

@@ -4,7 +4,9 @@ use super::SongUNet;
 use super::block::EPS;
 use super::config::{Block, Conv, Init, Norm};
 use crate::Result;
-use halation_compute::reference::{Array, attention, concat_channels, conv2d, downsample, group_norm, silu, upsample};
+use halation_compute::reference::{
+    Array, attention, concat_channels, conv2d, downsample, downsample_smooth, group_norm, silu, upsample, upsample_smooth,
+};
 use halation_compute::{Philox, Resample, Tensor};
 
 impl SongUNet {
@@ -77,6 +79,8 @@ impl SongUNet {
             None => x,
             Some(Resample::Down) => downsample(&x),
             Some(Resample::Up) => upsample(&x),
+            Some(Resample::SmoothDown) => downsample_smooth(&x),
+            Some(Resample::SmoothUp) => upsample_smooth(&x),
         };
         let half = |x: &Array, y: &Array| {
             let sum = x.plus(1.0, y);
