@@ -2,6 +2,10 @@
 //!
 //! A convention is x_t = a x0 + b eps; then sigma = b / a and x = x_t / a.
 
+mod discrete;
+
+pub use discrete::{Betas, DiscreteSchedule, iddpm_levels};
+
 /// The continuous variance-preserving process of Song et al. 2021 (arXiv:2011.13456, eq. 32-33): a = exp(-B(t)/2), b = sqrt(1 - a^2),
 /// B(t) = beta_min t + beta_d t^2 / 2, t in (0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
