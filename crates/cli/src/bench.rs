@@ -2,7 +2,8 @@ use crate::{Outcome, Unusable};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use halation_compute::{Philox, Tensor};
-use halation_nn::{SongUNet, UNetConfig};
+use halation_nn::family::EdmForm;
+use halation_nn::{UNet, UNetConfig};
 use std::time::Instant;
 
 /// What is timed.
@@ -72,8 +73,9 @@ fn unet(args: Unet) -> anyhow::Result<Outcome> {
         channel_mult: args.mult.clone(),
         attn_resolutions: vec![16],
         num_blocks: 1,
+        form: EdmForm::default(),
     };
-    let mut net = SongUNet::new(config, 0).context(Unusable)?;
+    let mut net = UNet::new(config, 0).context(Unusable)?;
     // The family's starting values switch all branches off; random ones of full size exercise them.
     net.set_theta(net.full_size_theta(1))?;
     let x = Philox::new(1).normal(0..args.batch as u64, 0, &[1, args.res, args.res])?;

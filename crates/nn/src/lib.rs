@@ -19,5 +19,5 @@ pub use precond::{Coefficients, Precond, UNetDenoiser};
 pub use prior::{PriorCard, PriorInfo, add_prior_metadata, load_prior, read_prior, read_prior_metadata};
 pub use sample::{SampleConfig, Sampler, ancestral_step, sample};
 pub use source::ImageSource;
-pub use unet::{GradientSum, Parameter, SongUNet, Tape, UNetConfig};
+pub use unet::{Family, GradientSum, Parameter, Tape, UNet, UNetConfig, family};
 pub use wiener::Wiener;

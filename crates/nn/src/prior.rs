@@ -62,10 +62,7 @@ fn info_of(path: &Path, file: &TensorFile, sha256: String) -> Result<PriorInfo> 
     let kind = text("kind").unwrap_or_else(|| "unet".into());
     let image_shape: Vec<usize> = match json(path, file, "image_shape")? {
         Some(shape) => shape,
-        None if kind == "unet" => {
-            let unet = architecture(path, file, None)?.unet;
-            vec![unet.img_channels, unet.img_resolution, unet.img_resolution]
-        }
+        None if kind == "unet" => architecture(path, file, None)?.family.item_shape().to_vec(),
         None => {
             return Err(fail(format!(
                 "found kind {kind:?} and no metadata \"image_shape\", expected a prior with [channel, y, x]"
@@ -134,7 +131,8 @@ pub fn load_unet_prior(path: &Path) -> Result<(UNetDenoiser, PriorInfo)> {
 /// The operating system's.
 pub fn write_unet_prior(path: &Path, denoiser: &UNetDenoiser, card: &PriorCard) -> Result<()> {
     let to_json = |e: serde_json::Error| Error::Invalid(e.to_string());
-    let config = serde_json::to_string(&Architecture::of(denoiser)).map_err(to_json)?;
+    let arch = Architecture { family: denoiser.net().family().clone(), precond: denoiser.precond().clone() };
+    let config = arch.to_json()?;
     let mut file = TensorFile::new();
     file.metadata.extend(card.extra.clone());
     for (key, value) in [

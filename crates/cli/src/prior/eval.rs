@@ -4,15 +4,16 @@ use anyhow::{Context, bail};
 use halation_compute::Tensor;
 use halation_io::{OutputFile, TensorFile};
 use halation_nn::checkpoint::{finite, load_unet};
-use halation_nn::{Denoiser, Precond, schedule::VpSchedule};
+use halation_nn::{Denoiser, Precond, UNetDenoiser, schedule::VpSchedule};
 use std::path::{Path, PathBuf};
 
 /// Evaluate a network on given inputs (--io), or measure a prior against the source that it was trained on (--source).
 ///
 /// With --io: writes the network's output, the input gradient of sum(cotangent * output) and, with --grads, the parameters' gradients of
-/// it: the check against any other implementation. IO.safetensors holds x (draw, channel, y, x), sigma (one per draw; or t, the time of
-/// the variance-preserving process, for networks of that kind) and, where gradients are wanted, cotangent (like x). OUT.safetensors holds
-/// output, vjp_x and grad.NAME.
+/// it: the check against any other implementation. IO.safetensors holds x (draw, channel, y, x), sigma (one per draw) and, where gradients
+/// are wanted, cotangent (like the output). In place of sigma it may hold t: for networks of the variance-preserving process (precond vp) its
+/// time; for those of a discrete-time process (precond eps) the index, and then x is the state x_t and the output the network's own, noise and
+/// variance. OUT.safetensors holds output, vjp_x and grad.NAME.
 ///
 /// With --source: prints the denoising error against sigma on fresh images, on images of the training run and beside a linear denoiser,
 /// and the share of the prior's samples that pass the ring gate beside the simulator's. Errors are RMS per pixel in the network's own
@@ -68,31 +69,53 @@ fn on_inputs(args: &Args, io_path: &Path, out_path: &Path) -> anyhow::Result<Out
         Ok(Tensor::from_vec(shape, values.to_vec())?)
     };
     let x = tensor("x")?;
-    let sigma: Vec<f32> = match (io.tensors.contains_key("sigma"), denoiser.precond()) {
+    let has = |name: &str| io.tensors.contains_key(name);
+    let values = match (has("sigma"), denoiser.precond()) {
         (true, _) => tensor("sigma")?.into_vec(),
         (false, Precond::Vp) => tensor("t")?.data().iter().map(|t| VpSchedule::default().sigma(*t as f64) as f32).collect(),
+        (false, Precond::Eps(_)) => tensor("t")?.into_vec(),
         (false, _) => bail!(anyhow::anyhow!("{}: no tensor \"sigma\"", io_path.display()).context(Unusable)),
     };
+    let cotangent = has("cotangent").then(|| tensor("cotangent")).transpose()?;
+    if args.grads && cotangent.is_none() {
+        bail!(anyhow::anyhow!("{}: --grads needs a tensor \"cotangent\"", io_path.display()).context(Unusable));
+    }
+    let own = !has("sigma") && matches!(denoiser.precond(), Precond::Eps(_));
+    let evaluate = if own { of_network } else { of_denoiser };
+    let Evaluation { output, vjp, gradients } =
+        evaluate(&denoiser, &x, &values, cotangent.as_ref(), args.grads).context(Unusable)?;
     let mut out = TensorFile::new();
-    if !io.tensors.contains_key("cotangent") {
-        if args.grads {
-            bail!(anyhow::anyhow!("{}: --grads needs a tensor \"cotangent\"", io_path.display()).context(Unusable));
-        }
-        let y = denoiser.denoise(&x, &sigma).context(Unusable)?;
-        out.insert_f32("output", y.shape(), y.data().to_vec());
-    } else {
-        let cotangent = tensor("cotangent")?;
-        let (y, pullback) = denoiser.denoise_with_pullback(&x, &sigma).context(Unusable)?;
-        let vjp = pullback.vjp(&cotangent).context(Unusable)?;
-        out.insert_f32("output", y.shape(), y.data().to_vec());
+    out.insert_f32("output", output.shape(), output.data().to_vec());
+    if let Some(vjp) = vjp {
         out.insert_f32("vjp_x", vjp.shape(), vjp.data().to_vec());
-        if args.grads {
-            let gradients = denoiser.parameter_gradients(&x, &sigma, &cotangent).context(Unusable)?;
-            for p in denoiser.net().parameters() {
-                out.insert_f32(format!("grad.{}", p.name), &p.shape, gradients[p.offset..p.offset + p.len()].to_vec());
-            }
-        }
+    }
+    for p in denoiser.net().parameters().iter().filter(|_| !gradients.is_empty()) {
+        out.insert_f32(format!("grad.{}", p.name), &p.shape, gradients[p.offset..p.offset + p.len()].to_vec());
     }
     out.write(out_path)?;
     Ok(Outcome::Done)
+}
+
+struct Evaluation {
+    output: Tensor,
+    /// Where there is a cotangent.
+    vjp: Option<Tensor>,
+    /// Flat; empty where they are not wanted.
+    gradients: Vec<f32>,
+}
+
+fn of_denoiser(net: &UNetDenoiser, x: &Tensor, sigma: &[f32], g: Option<&Tensor>, grads: bool) -> halation_nn::Result<Evaluation> {
+    let Some(g) = g else { return Ok(Evaluation { output: net.denoise(x, sigma)?, vjp: None, gradients: Vec::new() }) };
+    let (output, pullback) = net.denoise_with_pullback(x, sigma)?;
+    let gradients = if grads { net.parameter_gradients(x, sigma, g)? } else { Vec::new() };
+    Ok(Evaluation { output, vjp: Some(pullback.vjp(g)?), gradients })
+}
+
+/// The network itself, at its own noise values.
+fn of_network(denoiser: &UNetDenoiser, x: &Tensor, t: &[f32], g: Option<&Tensor>, grads: bool) -> halation_nn::Result<Evaluation> {
+    let net = denoiser.net();
+    let Some(g) = g else { return Ok(Evaluation { output: net.forward(x, t)?, vjp: None, gradients: Vec::new() }) };
+    let (output, tape) = net.forward_with_tape(x, t)?;
+    let gradients = if grads { net.parameter_gradients(x, t, g)? } else { Vec::new() };
+    Ok(Evaluation { output, vjp: Some(net.vjp(&tape, g)?), gradients })
 }

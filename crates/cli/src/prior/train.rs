@@ -1,5 +1,6 @@
 use crate::{Outcome, Unusable, find};
 use anyhow::{Context, anyhow, bail};
+use halation_nn::family::EdmForm;
 use halation_nn::train::{CHECKPOINT, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
 use halation_nn::{ImageSource, PriorCard, UNetConfig};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -162,6 +163,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             channel_mult: vec![1, 2, 2],
             attn_resolutions: vec![16],
             num_blocks: 1,
+            form: EdmForm::default(),
         }),
     };
     let res = setting(&start, "--res", args.res, base.unet.img_resolution)?;
@@ -196,6 +198,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             channel_mult: setting(&start, "--mult", args.mult, base.unet.channel_mult)?,
             attn_resolutions: setting(&start, "--attn", args.attn, base.unet.attn_resolutions)?,
             num_blocks: setting(&start, "--blocks", args.blocks, base.unet.num_blocks)?,
+            form: base.unet.form,
         };
         let config = TrainConfig {
             sigma_data: setting(&start, "--sigma-data", args.sigma_data, base.sigma_data)?,

@@ -15,7 +15,7 @@ pub use start::{Start, training_of};
 pub use state::{CHECKPOINT, LOG, PRIOR, saved_config};
 
 use crate::precond::{combined, scaled};
-use crate::{Error, GradientSum, ImageSource, Precond, Result, SongUNet, UNetDenoiser};
+use crate::{Error, GradientSum, ImageSource, Precond, Result, UNet, UNetDenoiser};
 use halation_compute::{Philox, Tensor};
 use optimizer::{Adam, average, norm};
 use rayon::prelude::*;
@@ -74,7 +74,7 @@ impl<'a> Trainer<'a> {
     /// When the settings do not fit together or the source has images of another shape.
     pub fn new(config: TrainConfig, source: &'a dyn ImageSource) -> Result<Self> {
         config.validate()?;
-        let net = SongUNet::new(config.unet.clone(), config.seed)?;
+        let net = UNet::new(config.unet.clone(), config.seed)?;
         let expected = net.item_shape();
         if source.item_shape() != expected {
             return Err(Error::Invalid(format!(
@@ -122,8 +122,8 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// None that input can cause.
     pub fn averaged(&self) -> Result<UNetDenoiser> {
-        let net = SongUNet::with_parameters(self.config.unet.clone(), self.ema.clone())?;
-        Ok(UNetDenoiser::new(net, self.denoiser.precond()))
+        let net = UNet::with_parameters(self.config.unet.clone(), self.ema.clone())?;
+        Ok(UNetDenoiser::new(net, self.denoiser.precond().clone()))
     }
 
     /// Goes on with another decay of the learning rate: the end of a run may be settled late.

@@ -1,6 +1,6 @@
 use super::{TrainConfig, Trainer};
 use crate::prior::{PriorInfo, load_unet_prior};
-use crate::{Error, ImageSource, Precond, Result};
+use crate::{Error, Family, ImageSource, Precond, Result};
 use std::path::Path;
 
 /// A prior from which a run goes on. Its file holds the averaged network alone: the run begins there, with a new optimiser.
@@ -20,17 +20,20 @@ impl Start {
     pub fn read(path: &Path) -> Result<Self> {
         let (denoiser, info) = load_unet_prior(path)?;
         let fail = |message: &str| Error::Checkpoint { path: path.to_path_buf(), message: message.into() };
-        let Precond::Edm { sigma_data } = denoiser.precond() else {
-            return Err(fail("found precond \"vp\", expected \"edm\", with which training goes on"));
+        let (Precond::Edm { sigma_data }, Family::Edm(unet)) = (denoiser.precond(), denoiser.net().family()) else {
+            let found = info.config.as_deref().unwrap_or_default();
+            return Err(fail(&format!(
+                "found the network {found}, expected family and precond \"edm\", with which training goes on"
+            )));
         };
         let (made_by, images) = training_of(&info)?
             .ok_or_else(|| fail("found no metadata \"training\" and \"images_seen\", expected those of `halation prior train`"))?;
         let config = TrainConfig {
-            sigma_data,
+            sigma_data: *sigma_data,
             seed: made_by.seed,
             first_image: images,
             from_sha256: Some(info.sha256.clone()),
-            ..TrainConfig::new(denoiser.net().config().clone())
+            ..TrainConfig::new(unet.clone())
         };
         Ok(Self { theta: denoiser.net().theta().to_vec(), info, config })
     }

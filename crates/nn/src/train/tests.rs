@@ -1,5 +1,6 @@
 use super::images::turn;
 use super::*;
+use crate::family::EdmForm;
 use crate::prior::{PriorCard, add_prior_metadata, load_prior, read_prior_metadata};
 use crate::{Denoiser, UNetConfig};
 use halation_io::TensorFile;
@@ -41,6 +42,7 @@ fn tiny(side: usize) -> TrainConfig {
         channel_mult: vec![1, 1],
         attn_resolutions: vec![],
         num_blocks: 1,
+        form: EdmForm::default(),
     };
     TrainConfig { batch: 16, warmup_images: 320, ema_half_life: 500.0, ..TrainConfig::new(unet) }
 }

@@ -1,83 +1,33 @@
-use crate::schedule::VpSchedule;
-use crate::unet::{SongUNet, Tape};
+use super::{Coefficients, Precond};
+use crate::unet::{Tape, UNet};
 use crate::{Denoiser, Error, Pullback, Result};
 use halation_compute::Tensor;
-use serde::{Deserialize, Serialize};
-
-/// How a network F becomes a denoiser: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) (Karras et al. 2022, arXiv:2206.00364, table 1).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precond {
-    /// Karras et al.'s own, which keeps input and target at unit variance for data of standard deviation `sigma_data`.
-    Edm {
-        /// Standard deviation of the data.
-        sigma_data: f64,
-    },
-    /// The network predicts the noise of the variance-preserving process; its noise value is 999 t(sigma).
-    Vp,
-}
-
-/// The four coefficients at one sigma.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Coefficients {
-    /// Factor of x.
-    pub skip: f64,
-    /// Factor of the network's output.
-    pub out: f64,
-    /// Factor of the network's input.
-    pub input: f64,
-    /// The network's noise value.
-    pub noise: f64,
-}
-
-impl Precond {
-    /// The coefficients at `sigma`.
-    pub fn at(&self, sigma: f64) -> Coefficients {
-        match *self {
-            Precond::Edm { sigma_data } => {
-                let total = sigma.hypot(sigma_data);
-                Coefficients {
-                    skip: (sigma_data / total).powi(2),
-                    out: sigma * sigma_data / total,
-                    input: 1.0 / total,
-                    noise: sigma.ln() / 4.0,
-                }
-            }
-            Precond::Vp => Coefficients {
-                skip: 1.0,
-                out: -sigma,
-                input: 1.0 / (1.0 + sigma * sigma).sqrt(),
-                noise: 999.0 * VpSchedule::default().time(sigma),
-            },
-        }
-    }
-}
 
 /// A U-Net with its preconditioning: a denoiser.
 pub struct UNetDenoiser {
-    net: SongUNet,
+    net: UNet,
     precond: Precond,
 }
 
 impl UNetDenoiser {
     /// Puts the two together.
-    pub fn new(net: SongUNet, precond: Precond) -> Self {
+    pub fn new(net: UNet, precond: Precond) -> Self {
         Self { net, precond }
     }
 
     /// The network.
-    pub fn net(&self) -> &SongUNet {
+    pub fn net(&self) -> &UNet {
         &self.net
     }
 
     /// The network, to change its parameters.
-    pub fn net_mut(&mut self) -> &mut SongUNet {
+    pub fn net_mut(&mut self) -> &mut UNet {
         &mut self.net
     }
 
     /// The preconditioning.
-    pub fn precond(&self) -> Precond {
-        self.precond
+    pub fn precond(&self) -> &Precond {
+        &self.precond
     }
 
     /// The coefficients of each draw.
@@ -101,12 +51,30 @@ impl UNetDenoiser {
         let c = self.coefficients(x, sigma)?;
         cotangent.expect_shape("parameter_gradients", x.shape())?;
         let (input, noise) = self.network_input(x, &c);
-        let mut sum = self.net.gradient_sum();
-        self.net.accumulate(&mut sum, &input, &noise, |d, _| {
-            let g = cotangent.select(&[d])?;
-            Ok((scaled(&g, std::iter::once(c[d].out)), 0.0))
-        })?;
-        Ok(self.net.flat_gradients(&sum))
+        self.net.parameter_gradients(&input, &noise, &self.widened(scaled(cotangent, c.iter().map(|c| c.out))))
+    }
+
+    /// Of the network's output the channels of an image; others say a variance.
+    fn image_of(&self, f: Tensor) -> Result<Tensor> {
+        let [c, h, w] = self.net.item_shape();
+        if self.net.out_channels() == c {
+            return Ok(f);
+        }
+        let items = (0..f.draws()).flat_map(|d| f.item(d)[..c * h * w].iter().copied()).collect();
+        Ok(Tensor::from_vec(&[f.draws(), c, h, w], items)?)
+    }
+
+    /// The gradient of the network's output from that of the channels of an image.
+    fn widened(&self, g: Tensor) -> Tensor {
+        let [c, h, w] = self.net.item_shape();
+        let channels = self.net.out_channels();
+        if channels == c {
+            return g;
+        }
+        let mut wide = Tensor::zeros(&[g.draws(), channels, h, w]);
+        let items = wide.data_mut().chunks_exact_mut(channels * h * w);
+        items.zip(g.data().chunks_exact(c * h * w)).for_each(|(wide, g)| wide[..c * h * w].copy_from_slice(g));
+        wide
     }
 
     /// The network's input and noise values for `x`.
@@ -145,7 +113,7 @@ impl Denoiser for UNetDenoiser {
     fn denoise(&self, x: &Tensor, sigma: &[f32]) -> Result<Tensor> {
         let c = self.coefficients(x, sigma)?;
         let (input, noise) = self.network_input(x, &c);
-        let f = self.net.forward(&input, &noise)?;
+        let f = self.image_of(self.net.forward(&input, &noise)?)?;
         Ok(combined(x, &f, c.iter().map(|c| (c.skip, c.out))))
     }
 
@@ -153,13 +121,13 @@ impl Denoiser for UNetDenoiser {
         let coefficients = self.coefficients(x, sigma)?;
         let (input, noise) = self.network_input(x, &coefficients);
         let (f, tape) = self.net.forward_with_tape(&input, &noise)?;
-        let out = combined(x, &f, coefficients.iter().map(|c| (c.skip, c.out)));
-        Ok((out, Box::new(UNetPullback { net: &self.net, tape, coefficients })))
+        let out = combined(x, &self.image_of(f)?, coefficients.iter().map(|c| (c.skip, c.out)));
+        Ok((out, Box::new(UNetPullback { denoiser: self, tape, coefficients })))
     }
 }
 
 struct UNetPullback<'a> {
-    net: &'a SongUNet,
+    denoiser: &'a UNetDenoiser,
     tape: Tape,
     coefficients: Vec<Coefficients>,
 }
@@ -167,7 +135,7 @@ struct UNetPullback<'a> {
 impl Pullback for UNetPullback<'_> {
     fn vjp(&self, v: &Tensor) -> Result<Tensor> {
         let g = scaled(v, self.coefficients.iter().map(|c| c.out));
-        let g = self.net.vjp(&self.tape, &g)?;
+        let g = self.denoiser.net.vjp(&self.tape, &self.denoiser.widened(g))?;
         Ok(combined(v, &g, self.coefficients.iter().map(|c| (c.skip, c.input))))
     }
 }
