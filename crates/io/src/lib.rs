@@ -9,6 +9,7 @@ mod picture;
 mod problem;
 mod sky;
 mod tensors;
+mod torch;
 
 pub use error::{Error, Result};
 pub use fits::{FitsFile, FitsHeader, FitsValue, Hdu};
@@ -19,3 +20,4 @@ pub use picture::{Colours, Picture, contact_sheet, write_png_gray};
 pub use problem::{LinearProblemFile, read_linear_problem};
 pub use sky::{SkyImage, find_fits_image, read_fits_image, write_fits_image};
 pub use tensors::{NamedTensor, TensorFile, TensorValues};
+pub use torch::{TorchFile, is_torch_file};

@@ -69,7 +69,7 @@ pub struct NamedTensor {
 #[derive(Clone, Debug, Default)]
 pub struct TensorFile {
     /// Where it was read from, for messages.
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     /// The tensors by name.
     pub tensors: BTreeMap<String, NamedTensor>,
     /// The metadata strings.
@@ -165,7 +165,11 @@ impl TensorFile {
     }
 
     fn wrong_type(&self, name: &str, found: &NamedTensor, expected: &str) -> Error {
-        Error::content(&self.path, format!("tensor {name}"), format!("is {}, expected {expected}", found.values.type_name()))
+        Error::content(
+            &self.path,
+            format!("tensor {name}"),
+            format!("is {}, expected {expected}; write it in that type", found.values.type_name()),
+        )
     }
 
     /// Reads a safetensors file: F32, F64, I64, U64 as they are; F16 and BF16 become f32, I32 becomes i64, U8 becomes u64.
@@ -245,12 +249,12 @@ impl TensorFile {
     }
 }
 
-fn each<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+pub(crate) fn each<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
     bytes.as_chunks::<N>().0.iter().map(|b| value(*b)).collect()
 }
 
 /// IEEE half precision to single precision, exact.
-fn half_to_f32(h: u16) -> f32 {
+pub(crate) fn half_to_f32(h: u16) -> f32 {
     let sign = if h & 0x8000 == 0 { 1.0 } else { -1.0 };
     let (exponent, fraction) = ((h >> 10 & 0x1f) as i32, (h & 0x3ff) as f32);
     match exponent {
