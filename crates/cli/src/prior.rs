@@ -1,6 +1,7 @@
 use crate::Outcome;
 use clap::Subcommand;
 
+mod convert;
 mod eval;
 mod info;
 mod quality;
@@ -15,6 +16,7 @@ pub(crate) enum What {
     Info(info::Args),
     Sample(sample::Args),
     Eval(eval::Args),
+    Convert(convert::Args),
 }
 
 pub(crate) fn run(what: What) -> anyhow::Result<Outcome> {
@@ -23,5 +25,6 @@ pub(crate) fn run(what: What) -> anyhow::Result<Outcome> {
         What::Info(args) => info::run(args),
         What::Sample(args) => sample::run(args),
         What::Eval(args) => eval::run(args),
+        What::Convert(args) => convert::run(args),
     }
 }

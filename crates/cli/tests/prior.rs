@@ -242,3 +242,45 @@ fn eval_agrees_with_the_golden_files() {
         &["missing"],
     );
 }
+
+#[test]
+fn convert_writes_a_whole_prior_or_none() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let at = |file: &str| root.join(file).to_string_lossy().into_owned();
+    let (shipped, torch, out) =
+        (at("data/priors/vlbi-64.safetensors"), at("crates/io/src/torch/example.pt"), path("prior.safetensors"));
+
+    let printed = succeeds(&["prior", "convert", &shipped, "--range", "0,2", "--unit", "Jy", "--trained-on", "disks", "-o", &out]);
+    assert!(printed.contains("prior.safetensors") && printed.contains("parameters"), "{printed}");
+    let read = |file: &str| TensorFile::read(Path::new(file)).expect(file);
+    let (before, after) = (read(&shipped), read(&out));
+    assert!(before.tensors == after.tensors, "a conversion must keep every weight");
+    assert!(after.metadata["converted_from"].starts_with("vlbi-64.safetensors, sha256 "));
+    let info: serde_json::Value = serde_json::from_str(&succeeds(&["prior", "info", &out, "--json"])).expect("JSON");
+    assert_eq!(
+        (&info["range"], &info["unit"], &info["trained_on"]),
+        (&serde_json::json!([0.0, 2.0]), &"Jy".into(), &"disks".into())
+    );
+
+    let (arch, none) = (path("config.json"), path("none.safetensors"));
+    std::fs::write(
+        &arch,
+        r#"{"precond": "vp", "img_resolution": 8, "img_channels": 1, "model_channels": 16, "channel_mult": [1], "attn_resolutions": [],
+            "num_blocks": 1}"#,
+    )
+    .expect("written");
+    std::fs::write(path("cut.pt"), &std::fs::read(&torch).expect("read")[..3000]).expect("written");
+    let refused = |args: &[&str], says: &[&str]| {
+        is_refused(&[&["prior", "convert"], args, &["-o", &none]].concat(), says);
+        let left: Vec<_> = std::fs::read_dir(folder.path()).expect("folder").map(|e| e.expect("entry").file_name()).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+    };
+    refused(&[&torch, "--arch", &arch, "--weights", "net"], &["example.pt", "missing: ", "left over: ", "check config.json"]);
+    refused(&[&torch, "--arch", &arch, "--weights", "teacher"], &["example.pt", "teacher", "ema.shadow_params"]);
+    refused(&[&torch], &["example.pt", "--arch"]);
+    refused(&[&path("cut.pt"), "--arch", &arch], &["cut.pt", "not a whole zip archive", "fetch the file again"]);
+    refused(&[&shipped, "--range", "1,0"], &["--range"]);
+    refused(&[&path("absent.pt"), "--arch", &arch], &["absent.pt"]);
+}

@@ -1,8 +1,10 @@
 //! Checkpoints of networks: which tensor of a file is which parameter.
 
 mod architecture;
+mod convert;
 
 pub use architecture::{Architecture, architecture};
+pub use convert::read_foreign;
 
 use crate::precond::{Precond, UNetDenoiser};
 use crate::unet::{Family, UNet};
