@@ -12,7 +12,7 @@ mod train;
 /// What is done with priors. The text of each is that of its arguments: one here would hide it, with its example.
 #[derive(Subcommand)]
 pub(crate) enum What {
-    Train(train::Args),
+    Train(Box<train::Args>),
     Info(info::Args),
     Sample(sample::Args),
     Eval(eval::Args),
@@ -21,7 +21,7 @@ pub(crate) enum What {
 
 pub(crate) fn run(what: What) -> anyhow::Result<Outcome> {
     match what {
-        What::Train(args) => train::run(args),
+        What::Train(args) => train::run(*args),
         What::Info(args) => info::run(args),
         What::Sample(args) => sample::run(args),
         What::Eval(args) => eval::run(args),

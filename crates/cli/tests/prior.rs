@@ -72,6 +72,47 @@ fn train_resume_info_and_sample() {
     is_refused(&["prior", "train", "cats", "-o", &path("x"), "--images", "1"], &["cats", "vlbi-sources"]);
 }
 
+/// The loss stands in the prior's file, from which it is loaded with the preconditioning that belongs to it, resumed and gone on from.
+#[test]
+fn train_with_other_losses() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let train = |out: &str, images: &str, more: &[&str]| {
+        succeeds(&[&["prior", "train", "vlbi-sources", "-o", &path(out), "--images", images][..], more].concat())
+    };
+    let small = ["--res", "16", "--channels", "16", "--mult", "1,1", "--attn", "8", "--batch", "4"];
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+    for (loss, more, precond, setting) in [
+        ("eps", &["--noise-schedule", "cosine", "--diffusion-steps", "500"][..], "eps", ("diffusion_steps", 500.0)),
+        ("rectified-flow", &[], "rectified_flow", ("", 0.0)),
+        ("ve", &["--sigma-max", "50"], "ve", ("sigma_max", 50.0)),
+        ("vp", &[], "vp", ("", 0.0)),
+    ] {
+        train(loss, "8", &[&small[..], &["--loss", loss], more].concat());
+        train(loss, "12", &["--resume"]);
+        let prior = path(&format!("{loss}/prior.safetensors"));
+        let info = json(&succeeds(&["prior", "info", &prior, "--json"]));
+        let training = json(info["extra"]["training"].as_str().expect("settings"));
+        assert_eq!(
+            (training["loss"].as_str(), training.get(setting.0).and_then(|v| v.as_f64())),
+            (Some(loss), (!setting.0.is_empty()).then_some(setting.1))
+        );
+        assert_eq!(json(info["config"].as_str().expect("config"))["precond"], precond);
+        succeeds(&["prior", "sample", &prior, "-n", "2", "--steps", "3", "-o", &path(&format!("{loss}.png"))]);
+        let from = ["prior", "train", "vlbi-sources", "-o", &path("on"), "--images", "16", "--from", &prior];
+        is_refused(&[&from[..], &["--loss", "edm"]].concat(), &["--loss", loss, "--from"]);
+        train(&format!("{loss}-on"), "16", &["--from", &prior, "--batch", "4"]);
+    }
+    let refused = |more: &[&str], says: &[&str]| {
+        is_refused(&[&["prior", "train", "vlbi-sources", "-o", &path("none"), "--images", "8"][..], more].concat(), says);
+    };
+    refused(&["--loss", "vp", "--p-mean", "-1"], &["--p-mean", "--loss edm", "vp"]);
+    refused(&["--noise-schedule", "linear"], &["--noise-schedule", "--loss eps", "edm"]);
+    refused(&["--loss", "ve", "--sigma-min", "200"], &["sigma_max is 100", "200"]);
+    refused(&["--loss", "eps", "--diffusion-steps", "1"], &["diffusion_steps is 1"]);
+    assert!(!Path::new(&path("none")).exists());
+}
+
 /// A run from a prior needs no setting that the prior has, and refuses another one; stopped and resumed it gives the same file.
 #[test]
 fn train_goes_on_from_a_prior() {

@@ -11,7 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Train a diffusion prior (a U-Net denoiser with the EDM loss) on simulated images.
+mod loss;
+
+use loss::LossArgs;
+
+/// Train a diffusion prior (a U-Net denoiser) on simulated images.
 ///
 /// The folder holds, rewritten every few minutes, a checkpoint to resume from, the prior itself (the moving average of the network) and
 /// the loss log.
@@ -69,15 +73,8 @@ pub(crate) struct Args {
     /// Half-life of the moving average of the network, in images
     #[arg(long, value_name = "N", default_value_t = 20_000.0)]
     ema: f64,
-    /// Standard deviation of the data for the preconditioning [default: 0.5]
-    #[arg(long)]
-    sigma_data: Option<f64>,
-    /// Mean of ln sigma in training
-    #[arg(long, default_value_t = -1.2)]
-    p_mean: f64,
-    /// Standard deviation of ln sigma in training
-    #[arg(long, default_value_t = 1.2)]
-    p_std: f64,
+    #[command(flatten)]
+    loss: LossArgs,
     /// Norm to which larger gradients are scaled down
     #[arg(long, default_value_t = 1.0)]
     clip: f64,
@@ -191,6 +188,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             let message = format!("{} holds a training run; give --resume to go on with it, or another folder", args.out.display());
             bail!(anyhow!(message).context(Unusable));
         }
+        let loss = args.loss.loss(&start, &base.loss)?;
         let unet = UNetConfig {
             img_resolution: res,
             img_channels: source.item_shape()[0],
@@ -201,14 +199,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             form: base.unet.form,
         };
         let config = TrainConfig {
-            sigma_data: setting(&start, "--sigma-data", args.sigma_data, base.sigma_data)?,
+            loss,
             batch: args.batch,
             learning_rate: args.lr,
             schedule: schedule.unwrap_or(Schedule::Constant),
             warmup_images: args.warmup,
             ema_half_life: args.ema,
-            p_mean: args.p_mean,
-            p_std: args.p_std,
             clip: args.clip,
             dihedral: args.augment,
             seed,

@@ -1,9 +1,12 @@
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::f64::consts::FRAC_PI_2;
+use std::fmt;
 use std::sync::Arc;
 
 /// Noise variances of a process in discrete time.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Betas {
     /// Evenly spaced from 1e-4 to 0.02 for 1000 steps (Ho et al. 2020, arXiv:2006.11239), steeper for fewer.
     Linear,
@@ -15,10 +18,38 @@ pub enum Betas {
 
 /// A variance-preserving process in discrete time, t = 0..T: a = sqrt(alpha_bar_t), b = sqrt(1 - alpha_bar_t), alpha_bar the cumulative
 /// product of 1 - beta.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct DiscreteSchedule {
     kind: Betas,
     alpha_bar: Arc<[f64]>,
+}
+
+impl fmt::Debug for DiscreteSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiscreteSchedule").field("kind", &self.kind).field("steps", &self.steps()).finish()
+    }
+}
+
+/// What settings say of a process, from which the rest follows.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    noise_schedule: Betas,
+    diffusion_steps: usize,
+}
+
+impl TryFrom<Written> for DiscreteSchedule {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self> {
+        Self::new(written.noise_schedule, written.diffusion_steps)
+    }
+}
+
+impl From<DiscreteSchedule> for Written {
+    fn from(schedule: DiscreteSchedule) -> Self {
+        Self { noise_schedule: schedule.kind(), diffusion_steps: schedule.steps() }
+    }
 }
 
 impl DiscreteSchedule {

@@ -1,3 +1,4 @@
+use super::loss::{Loss, loss_or_edm};
 use crate::{Error, Result, UNetConfig};
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +19,9 @@ pub enum Schedule {
 pub struct TrainConfig {
     /// The network.
     pub unet: UNetConfig,
-    /// Standard deviation of the data in the preconditioning.
-    pub sigma_data: f64,
+    /// The loss, whose settings stand beside the others in files.
+    #[serde(flatten, deserialize_with = "loss_or_edm")]
+    pub loss: Loss,
     /// Images per step.
     pub batch: usize,
     /// Learning rate of Adam.
@@ -32,10 +34,6 @@ pub struct TrainConfig {
     pub ema_half_life: f64,
     /// The half-life is at most this share of the images seen, so that the start is forgotten.
     pub ema_ramp: f64,
-    /// Mean of ln sigma.
-    pub p_mean: f64,
-    /// Standard deviation of ln sigma.
-    pub p_std: f64,
     /// Gradients of a larger norm are scaled down to it.
     pub clip: f64,
     /// Whether each image is turned and mirrored at random; only for sources that have no preferred direction and do not do it themselves.
@@ -50,20 +48,26 @@ pub struct TrainConfig {
     pub from_sha256: Option<String>,
 }
 
+/// Refuses a setting that is no positive number.
+pub(super) fn positive(name: &str, value: f64) -> Result<()> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("{name} is {value}, expected a positive number")))
+}
+
 impl TrainConfig {
     /// The usual settings for a network of these sizes.
     pub fn new(unet: UNetConfig) -> Self {
         Self {
             unet,
-            sigma_data: 0.5,
+            loss: Loss::edm(),
             batch: 32,
             learning_rate: 1e-3,
             schedule: Schedule::Constant,
             warmup_images: 5_000,
             ema_half_life: 20_000.0,
             ema_ramp: 0.05,
-            p_mean: -1.2,
-            p_std: 1.2,
             clip: 1.0,
             dihedral: false,
             seed: 0,
@@ -78,20 +82,14 @@ impl TrainConfig {
     /// Names the setting, what it is and what it must be.
     pub fn validate(&self) -> Result<()> {
         self.unet.validate()?;
+        self.loss.validate()?;
         for (name, value) in [
-            ("sigma_data", self.sigma_data),
             ("learning_rate", self.learning_rate),
             ("ema_half_life", self.ema_half_life),
             ("ema_ramp", self.ema_ramp),
-            ("p_std", self.p_std),
             ("clip", self.clip),
         ] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::Invalid(format!("{name} is {value}, expected a positive number")));
-            }
-        }
-        if !self.p_mean.is_finite() {
-            return Err(Error::Invalid(format!("p_mean is {}, expected a number", self.p_mean)));
+            positive(name, value)?;
         }
         if self.batch == 0 || self.batch > 1 << 16 {
             return Err(Error::Invalid(format!("batch is {}, expected 1 to 65536", self.batch)));

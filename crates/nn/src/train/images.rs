@@ -10,6 +10,15 @@ pub struct TrainingImages<'a> {
     dihedral: bool,
 }
 
+/// Independent random numbers for the noise level of one image; each loss takes the one that its law of sigma is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Level {
+    /// Standard normal.
+    pub normal: f64,
+    /// Uniform in (0, 1).
+    pub uniform: f64,
+}
+
 /// Stream of random numbers for noise levels, the choice of images and their turns.
 const CHOICE: u16 = 2;
 
@@ -19,10 +28,10 @@ impl<'a> TrainingImages<'a> {
         Self { source, seed, dihedral }
     }
 
-    /// Writes clean image `number` of the run; returns the standard normal of which the run makes its noise level.
-    pub(super) fn fill_and_level(&self, number: u64, clean: &mut [f32]) -> Result<f64> {
+    /// Writes clean image `number` of the run; returns the random numbers of which the run makes its noise level.
+    pub(super) fn fill_and_level(&self, number: u64, clean: &mut [f32]) -> Result<Level> {
         let mut numbers = Philox::new(self.seed).stream(CHOICE).sequence(number, 0);
-        let level = numbers.normal();
+        let normal = numbers.normal();
         let index = self.source.len().map_or(number, |len| (numbers.uniform() * len as f64) as u64 % len);
         self.source.fill(index, clean)?;
         if let Some(bad) = clean.iter().find(|v| !v.is_finite()) {
@@ -31,7 +40,7 @@ impl<'a> TrainingImages<'a> {
         if self.dihedral {
             turn(clean, self.source.item_shape(), numbers.next_u32());
         }
-        Ok(level)
+        Ok(Level { normal, uniform: numbers.uniform() })
     }
 }
 

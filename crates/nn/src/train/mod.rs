@@ -1,21 +1,21 @@
-//! Training of a denoiser with the EDM loss (Karras et al. 2022, arXiv:2206.00364, section 5):
-//! E lambda(sigma) |D(x0 + sigma eps, sigma) - x0|^2, lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, ln sigma normal.
+//! Training of a denoiser with one of the losses of the field ([`Loss`]).
 //!
 //! Everything random is a function of seed and image number, so a run that is stopped and resumed gives the same bits as one that is not.
 
 mod config;
 mod images;
+mod loss;
 mod optimizer;
 mod start;
 mod state;
 
 pub use config::{Schedule, TrainConfig};
 pub use images::TrainingImages;
+pub use loss::Loss;
 pub use start::{Start, training_of};
 pub use state::{CHECKPOINT, LOG, PRIOR, saved_config};
 
-use crate::precond::{combined, scaled};
-use crate::{Error, GradientSum, ImageSource, Precond, Result, UNet, UNetDenoiser};
+use crate::{Error, GradientSum, ImageSource, Result, UNet, UNetDenoiser};
 use halation_compute::{Philox, Tensor};
 use optimizer::{Adam, average, norm};
 use rayon::prelude::*;
@@ -87,7 +87,7 @@ impl<'a> Trainer<'a> {
             return Err(Error::Invalid(format!("{} has no images, expected at least one", source.describe())));
         }
         let (ema, adam, gradients) = (net.theta().to_vec(), Adam::new(net.theta().len()), net.gradient_sum());
-        let denoiser = UNetDenoiser::new(net, Precond::Edm { sigma_data: config.sigma_data });
+        let denoiser = UNetDenoiser::new(net, config.loss.precond());
         let images = config.first_image;
         Ok(Self { config, source, denoiser, ema, adam, images, log: Vec::new(), since_log: (0.0, 0.0, 0), gradients })
     }
@@ -150,7 +150,7 @@ impl<'a> Trainer<'a> {
         items.with_max_len(1).try_for_each(|(i, ((clean, noisy), sigma))| -> Result<()> {
             let image = self.images + i as u64;
             let level = images.fill_and_level(image, clean)?;
-            *sigma = (self.config.p_mean + self.config.p_std * level).exp() as f32;
+            *sigma = self.config.loss.sigma(level) as f32;
             rng.stream(NOISE).fill_normal(image, 0, noisy);
             noisy.iter_mut().zip(clean).for_each(|(e, x)| *e = *x + *sigma * *e);
             Ok(())
@@ -166,19 +166,11 @@ impl<'a> Trainer<'a> {
         let (clean, sigma, noisy) = self.batch()?;
         let coefficients = self.denoiser.coefficients(&noisy, &sigma)?;
         let (input, noise) = self.denoiser.network_input(&noisy, &coefficients);
-        let pixels = clean.item_len() as f64;
         let batch = self.config.batch as f64;
-        let sigma_data = self.config.sigma_data;
+        let loss = &self.config.loss;
         let losses = self.denoiser.net().accumulate(&mut self.gradients, &input, &noise, |d, f| {
-            let c = coefficients[d];
-            let one = |v: (f64, f64)| std::iter::once(v);
-            let denoised = combined(&noisy.select(&[d])?, f, one((c.skip, c.out)));
-            let residual = combined(&denoised, &clean.select(&[d])?, one((1.0, -1.0)));
-            let s = sigma[d] as f64;
-            let weight = (s * s + sigma_data * sigma_data) / (s * sigma_data).powi(2);
-            let square: f64 = residual.data().iter().map(|r| (*r as f64).powi(2)).sum();
-            let factor = 2.0 * weight * c.out / (pixels * batch);
-            Ok((scaled(&residual, std::iter::once(factor)), weight * square / pixels))
+            let images = [&clean.select(&[d])?, &noisy.select(&[d])?, f];
+            Ok(loss.gradient_and_value(images, sigma[d], &coefficients[d], batch))
         })?;
         let loss = losses.iter().sum::<f64>() / batch;
         let gradients = self.denoiser.net().flat_gradients(&self.gradients);
@@ -210,5 +202,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod tests;

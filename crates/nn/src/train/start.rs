@@ -1,13 +1,13 @@
 use super::{TrainConfig, Trainer};
 use crate::prior::{PriorInfo, load_unet_prior};
-use crate::{Error, Family, ImageSource, Precond, Result};
+use crate::{Error, Family, ImageSource, Result};
 use std::path::Path;
 
 /// A prior from which a run goes on. Its file holds the averaged network alone: the run begins there, with a new optimiser.
 pub struct Start {
     /// What the file says.
     pub info: PriorInfo,
-    /// The usual settings, with the prior's own network, sigma_data, seed and number of images.
+    /// The usual settings, with the prior's own network, loss, seed and number of images.
     pub config: TrainConfig,
     theta: Vec<f32>,
 }
@@ -16,20 +16,26 @@ impl Start {
     /// Reads a prior made by [`Trainer::save`].
     ///
     /// # Errors
-    /// When the file is no U-Net with the EDM preconditioning, or does not say how many images it has seen.
+    /// When the file is no U-Net of the EDM family with the preconditioning of the loss that it was trained with, or does not say how many
+    /// images it has seen.
     pub fn read(path: &Path) -> Result<Self> {
         let (denoiser, info) = load_unet_prior(path)?;
         let fail = |message: &str| Error::Checkpoint { path: path.to_path_buf(), message: message.into() };
-        let (Precond::Edm { sigma_data }, Family::Edm(unet)) = (denoiser.precond(), denoiser.net().family()) else {
-            let found = info.config.as_deref().unwrap_or_default();
-            return Err(fail(&format!(
-                "found the network {found}, expected family and precond \"edm\", with which training goes on"
-            )));
-        };
         let (made_by, images) = training_of(&info)?
             .ok_or_else(|| fail("found no metadata \"training\" and \"images_seen\", expected those of `halation prior train`"))?;
+        let found = info.config.as_deref().unwrap_or_default();
+        let Family::Edm(unet) = denoiser.net().family() else {
+            return Err(fail(&format!("found the network {found}, expected family \"edm\", with which training goes on")));
+        };
+        if *denoiser.precond() != made_by.loss.precond() {
+            let loss = &made_by.loss;
+            return Err(fail(&format!(
+                "found the network {found}, expected the precond of the loss that metadata training states, {loss}; the file was \
+                 changed by hand: use the one that `halation prior train` wrote"
+            )));
+        }
         let config = TrainConfig {
-            sigma_data: *sigma_data,
+            loss: made_by.loss,
             seed: made_by.seed,
             first_image: images,
             from_sha256: Some(info.sha256.clone()),
@@ -41,14 +47,21 @@ impl Start {
 
 impl<'a> Trainer<'a> {
     /// A run that goes on from a prior: network and moving average begin as its network, images are counted on from those that it has
-    /// seen. Of `config`, what the prior settles (network, sigma_data, first image) is taken from there.
+    /// seen. Of `config`, what the prior settles (network, first image) is taken from there.
     ///
     /// # Errors
-    /// As [`Trainer::new`].
+    /// As [`Trainer::new`], and for a loss whose preconditioning is not that of the prior.
     pub fn from_prior(start: Start, config: TrainConfig, source: &'a dyn ImageSource) -> Result<Self> {
-        let Start { config: own, theta, .. } = start;
-        let TrainConfig { unet, sigma_data, first_image, from_sha256, .. } = own;
-        let mut trainer = Self::new(TrainConfig { unet, sigma_data, first_image, from_sha256, ..config }, source)?;
+        let Start { info, config: own, theta } = start;
+        if config.loss.precond() != own.loss.precond() {
+            let (found, expected) = (&config.loss, &own.loss);
+            let path = info.path.display();
+            return Err(Error::Invalid(format!(
+                "the loss is {found}, but {path} was trained with {expected}, and a network keeps its preconditioning; give that loss"
+            )));
+        }
+        let TrainConfig { unet, first_image, from_sha256, .. } = own;
+        let mut trainer = Self::new(TrainConfig { unet, first_image, from_sha256, ..config }, source)?;
         trainer.denoiser.net_mut().set_theta(theta.clone())?;
         trainer.ema = theta;
         Ok(trainer)

@@ -7,12 +7,12 @@ use halation_io::TensorFile;
 use std::collections::BTreeMap;
 
 /// Gaussian images whose denoiser is known: x0 = mean + C^(1/2) z, here independent pixels with mean 0.3 and standard deviation 0.25.
-struct Gaussian {
-    side: usize,
+pub(super) struct Gaussian {
+    pub side: usize,
 }
 
-const MEAN: f64 = 0.3;
-const SD: f64 = 0.25;
+pub(super) const MEAN: f64 = 0.3;
+pub(super) const SD: f64 = 0.25;
 
 impl ImageSource for Gaussian {
     fn describe(&self) -> String {
@@ -34,7 +34,7 @@ impl ImageSource for Gaussian {
     }
 }
 
-fn tiny(side: usize) -> TrainConfig {
+pub(super) fn tiny(side: usize) -> TrainConfig {
     let unet = UNetConfig {
         img_resolution: side,
         img_channels: 1,
@@ -101,7 +101,8 @@ fn a_run_goes_on_from_a_prior() {
     let source = Gaussian { side: 8 };
     let folder = tempfile::tempdir().unwrap();
     let card = PriorCard { range: [-1.0, 1.0], ..PriorCard::default() };
-    let config = TrainConfig { batch: 5, dihedral: true, seed: 3, sigma_data: 0.4, ..tiny(8) };
+    let at = |sigma_data| Loss::Edm { sigma_data, p_mean: -1.2, p_std: 1.2 };
+    let config = TrainConfig { batch: 5, dihedral: true, seed: 3, loss: at(0.4), ..tiny(8) };
     let mut before = Trainer::new(config.clone(), &source).unwrap();
     for _ in 0..9 {
         before.step().unwrap();
@@ -111,10 +112,10 @@ fn a_run_goes_on_from_a_prior() {
     assert_eq!((start().config.seed, start().config.first_image), (3, 45));
 
     // What the prior settles is not taken from the command's settings.
-    let mut next = TrainConfig { sigma_data: 0.5, schedule: Schedule::Cosine(200), unet: tiny(16).unet, ..config.clone() };
+    let mut next = TrainConfig { schedule: Schedule::Cosine(200), unet: tiny(16).unet, ..config.clone() };
     let mut whole = Trainer::from_prior(start(), next.clone(), &source).unwrap();
     assert!(whole.ema == before.ema && whole.denoiser.net().theta() == before.ema);
-    assert_eq!((&whole.config.unet, whole.config.sigma_data), (&config.unet, 0.4));
+    assert_eq!(whole.config.unet, config.unet);
     assert_eq!((whole.images, whole.steps(), whole.log.len()), (45, 0, 0));
     let mut image = [0.0; 64];
     TrainingImages::new(&source, 3, true).fill(45, &mut image).unwrap();
@@ -152,7 +153,11 @@ fn a_run_goes_on_from_a_prior() {
     };
     refused(Trainer::from_prior(start(), next.clone(), &Gaussian { side: 16 }), "[1, 16, 16]");
     next.schedule = Schedule::Cosine(45);
-    refused(Trainer::from_prior(start(), next, &source), "45");
+    refused(Trainer::from_prior(start(), next.clone(), &source), "45");
+    for loss in [at(0.5), Loss::Vp] {
+        next.loss = loss;
+        refused(Trainer::from_prior(start(), next.clone(), &source), "sigma_data 0.4");
+    }
 }
 
 #[test]
@@ -240,36 +245,6 @@ fn training_images_are_those_of_the_steps() {
     }
 }
 
-/// For normal data the best denoiser is known, m + s^2 / (s^2 + sigma^2) (x - m), and with it the smallest loss. The trained network must
-/// come near both: its excess error over the best denoiser is the L2 distance to it.
-#[test]
-fn training_on_normal_data_comes_to_the_closed_form() {
-    let source = Gaussian { side: 8 };
-    let mut trainer = Trainer::new(TrainConfig { learning_rate: 3e-3, ..tiny(8) }, &source).unwrap();
-    for _ in 0..700 {
-        trainer.step().unwrap();
-    }
-    let denoiser = trainer.averaged().unwrap();
-    let draws = 64;
-    let mut x0 = Tensor::zeros(&[draws, 1, 8, 8]);
-    x0.data_mut().chunks_exact_mut(64).enumerate().for_each(|(i, out)| source.fill(1 << 40 | i as u64, out).unwrap());
-    for sigma in [0.1, 0.3, 1.0] {
-        let eps = Philox::new(5).normal(0..draws as u64, 0, &[1, 8, 8]).unwrap();
-        let x = combined(&x0, &eps, std::iter::repeat((1.0, sigma)));
-        let found = denoiser.denoise(&x, &vec![sigma as f32; draws]).unwrap();
-        let shrink = SD * SD / (SD * SD + sigma * sigma);
-        let mean_square = |f: &dyn Fn(usize) -> f64| (0..x.len()).map(|i| f(i).powi(2)).sum::<f64>() / x.len() as f64;
-        let best = |i: usize| MEAN + shrink * (x.data()[i] as f64 - MEAN);
-        let excess = mean_square(&|i| found.data()[i] as f64 - best(i));
-        let smallest = mean_square(&|i| best(i) - x0.data()[i] as f64);
-        println!(
-            "sigma {sigma}: excess {excess:.3e} over {smallest:.3e} (theory {:.3e})",
-            SD * SD * sigma * sigma / (SD * SD + sigma * sigma)
-        );
-        assert!(excess < 0.05 * smallest, "sigma {sigma}: excess error {excess} beside the smallest possible {smallest}");
-    }
-}
-
 /// The gradient that a step uses is that of the loss: against central differences of the loss along two directions of parameter space.
 #[test]
 fn loss_gradient_matches_differences() {
@@ -344,11 +319,14 @@ fn learning_rate_schedules() {
     assert!((config.rate(4000) - 0.1).abs() < 1e-12 && (config.rate(4500) - 0.5).abs() < 1e-12 && config.rate(5000) < 1e-12);
 }
 
-/// Settings that were written before runs could go on from a prior.
+/// Settings that were written before runs could go on from a prior and before there was a choice of losses.
 #[test]
-fn older_settings_begin_at_the_first_image() {
+fn older_settings_begin_at_the_first_image_with_the_edm_loss() {
     let mut text = serde_json::to_value(tiny(8)).unwrap();
-    assert!(text.as_object_mut().unwrap().remove("first_image").is_some());
+    for key in ["first_image", "loss"] {
+        assert!(text.as_object_mut().unwrap().remove(key).is_some());
+    }
+    assert_eq!(text["sigma_data"], 0.5);
     assert_eq!(serde_json::from_value::<TrainConfig>(text).unwrap(), tiny(8));
 }
 
