@@ -113,6 +113,28 @@ fn train_with_other_losses() {
     assert!(!Path::new(&path("none")).exists());
 }
 
+/// Passes change no weight of a prior, and the log states the loss on held-out images.
+#[test]
+fn train_with_accumulation_and_validation() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let small = ["--res", "16", "--channels", "16", "--mult", "1,1", "--attn", "8", "--batch", "2", "--images", "100"];
+    let train =
+        |out: &str, more: &[&str]| succeeds(&[&["prior", "train", "vlbi-sources", "-o", &path(out)][..], &small, more].concat());
+    train("whole", &[]);
+    train("passes", &["--accumulation", "2", "--validation", "3"]);
+    let read = |file: &str| TensorFile::read(Path::new(&path(file))).expect(file);
+    assert!(read("whole/prior.safetensors").tensors == read("passes/prior.safetensors").tensors);
+    let log = std::fs::read_to_string(path("passes/log.jsonl")).expect("log");
+    let line: serde_json::Value = serde_json::from_str(log.trim()).expect("JSON");
+    assert!(line["validation_loss"].as_f64().is_some_and(|loss| loss > 0.0 && loss.is_finite()), "{line}");
+    let none = path("none");
+    is_refused(
+        &["prior", "train", "vlbi-sources", "-o", &none, "--batch", "4", "--accumulation", "5"],
+        &["accumulation is 5", "4"],
+    );
+}
+
 /// A run from a prior needs no setting that the prior has, and refuses another one; stopped and resumed it gives the same file.
 #[test]
 fn train_goes_on_from_a_prior() {

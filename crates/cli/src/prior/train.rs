@@ -51,6 +51,12 @@ pub(crate) struct Args {
     /// Images per step
     #[arg(long, default_value_t = 32)]
     batch: usize,
+    /// Passes into which the images of a step are split, to hold fewer in memory; the result is the same to the bit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    accumulation: usize,
+    /// Images held out of the source, on which the log states the loss of the averaged network [default: 0; that of the prior with --from]
+    #[arg(long, value_name = "N")]
+    validation: Option<u64>,
     /// Stop after this many images in all, with those that the prior of --from has seen
     #[arg(long, value_name = "N")]
     images: Option<u64>,
@@ -201,6 +207,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         let config = TrainConfig {
             loss,
             batch: args.batch,
+            accumulation: args.accumulation,
+            validation_images: args.validation.unwrap_or(base.validation_images),
             learning_rate: args.lr,
             schedule: schedule.unwrap_or(Schedule::Constant),
             warmup_images: args.warmup,
@@ -278,7 +286,9 @@ impl Progress {
         // Single losses scatter by their noise level; some hundred steps show the trend.
         let loss = self.loss.map_or(step.loss, |l| l + 0.02 * (step.loss - l));
         self.loss = Some(loss);
-        let message = format!("loss {loss:.4}, gradient {:.2}, {rate:.1} images/s", step.gradient_norm);
+        let held_out = trainer.log().last().and_then(|line| line.validation_loss);
+        let held_out = held_out.map_or(String::new(), |loss| format!(" ({loss:.4} on held-out images)"));
+        let message = format!("loss {loss:.4}{held_out}, gradient {:.2}, {rate:.1} images/s", step.gradient_norm);
         if let Some(bar) = &self.bar {
             bar.set_position(trainer.images());
             bar.set_message(message);

@@ -24,6 +24,12 @@ pub struct TrainConfig {
     pub loss: Loss,
     /// Images per step.
     pub batch: usize,
+    /// Forward and backward passes into which a step's images are split, so that fewer are in memory at a time. The bits are the same.
+    #[serde(default = "one")]
+    pub accumulation: usize,
+    /// Images of the source that are held out, on which the averaged network's loss is measured.
+    #[serde(default)]
+    pub validation_images: u64,
     /// Learning rate of Adam.
     pub learning_rate: f64,
     /// Its decay.
@@ -48,6 +54,10 @@ pub struct TrainConfig {
     pub from_sha256: Option<String>,
 }
 
+fn one() -> usize {
+    1
+}
+
 /// Refuses a setting that is no positive number.
 pub(super) fn positive(name: &str, value: f64) -> Result<()> {
     if value.is_finite() && value > 0.0 {
@@ -63,6 +73,8 @@ impl TrainConfig {
             unet,
             loss: Loss::edm(),
             batch: 32,
+            accumulation: 1,
+            validation_images: 0,
             learning_rate: 1e-3,
             schedule: Schedule::Constant,
             warmup_images: 5_000,
@@ -93,6 +105,12 @@ impl TrainConfig {
         }
         if self.batch == 0 || self.batch > 1 << 16 {
             return Err(Error::Invalid(format!("batch is {}, expected 1 to 65536", self.batch)));
+        }
+        if self.accumulation == 0 || self.accumulation > self.batch {
+            let (found, batch) = (self.accumulation, self.batch);
+            return Err(Error::Invalid(format!(
+                "accumulation is {found} passes a step, expected 1 to the batch of {batch} images"
+            )));
         }
         match self.schedule {
             Schedule::Cosine(end) if end <= self.first_image => Err(Error::Invalid(format!(

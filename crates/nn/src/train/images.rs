@@ -1,3 +1,4 @@
+use super::validation::HeldOut;
 use crate::{Error, ImageSource, Result};
 use halation_compute::Philox;
 
@@ -8,6 +9,7 @@ pub struct TrainingImages<'a> {
     source: &'a dyn ImageSource,
     seed: u64,
     dihedral: bool,
+    held_out: HeldOut,
 }
 
 /// Independent random numbers for the noise level of one image; each loss takes the one that its law of sigma is made of.
@@ -25,22 +27,36 @@ const CHOICE: u16 = 2;
 impl<'a> TrainingImages<'a> {
     /// Those of the run on `source` with this seed; `dihedral` as in [`super::TrainConfig`].
     pub fn new(source: &'a dyn ImageSource, seed: u64, dihedral: bool) -> Self {
-        Self { source, seed, dihedral }
+        Self { source, seed, dihedral, held_out: HeldOut { images: 0, of: source.len() } }
+    }
+
+    /// The same without the images that a run with this setting of `validation_images` holds out.
+    pub fn without_validation(self, images: u64) -> Self {
+        Self { held_out: HeldOut { images, ..self.held_out }, ..self }
     }
 
     /// Writes clean image `number` of the run; returns the random numbers of which the run makes its noise level.
     pub(super) fn fill_and_level(&self, number: u64, clean: &mut [f32]) -> Result<Level> {
         let mut numbers = Philox::new(self.seed).stream(CHOICE).sequence(number, 0);
         let normal = numbers.normal();
-        let index = self.source.len().map_or(number, |len| (numbers.uniform() * len as f64) as u64 % len);
+        let index = self.source.len().map_or(number, |len| {
+            let images = len - self.held_out.images;
+            self.held_out.training_index((numbers.uniform() * images as f64) as u64 % images)
+        });
         self.source.fill(index, clean)?;
-        if let Some(bad) = clean.iter().find(|v| !v.is_finite()) {
-            return Err(Error::Invalid(format!("{}: image {index} holds {bad}, expected finite values", self.source.describe())));
-        }
+        check(self.source, index, clean)?;
         if self.dihedral {
             turn(clean, self.source.item_shape(), numbers.next_u32());
         }
         Ok(Level { normal, uniform: numbers.uniform() })
+    }
+}
+
+/// Refuses an image with values that are not finite.
+pub(super) fn check(source: &dyn ImageSource, index: u64, image: &[f32]) -> Result<()> {
+    match image.iter().find(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(bad) => Err(Error::Invalid(format!("{}: image {index} holds {bad}, expected finite values", source.describe()))),
     }
 }
 

@@ -8,6 +8,7 @@ mod loss;
 mod optimizer;
 mod start;
 mod state;
+mod validation;
 
 pub use config::{Schedule, TrainConfig};
 pub use images::TrainingImages;
@@ -34,6 +35,9 @@ pub struct LogLine {
     pub gradient_norm: f64,
     /// Learning rate of the last step.
     pub learning_rate: f64,
+    /// Mean of the averaged network's loss per pixel on the held-out images, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
 }
 
 /// A training run: network, moving average, optimiser and counters.
@@ -64,7 +68,7 @@ pub struct StepInfo {
 /// Steps per line of the log.
 const LOG_STEPS: u64 = 50;
 
-/// Stream of the noise. Starting values use 1, images and noise levels 2.
+/// Stream of the noise. Starting values use 1, images and noise levels 2, validation 4.
 const NOISE: u16 = 3;
 
 impl<'a> Trainer<'a> {
@@ -85,6 +89,12 @@ impl<'a> Trainer<'a> {
         }
         if source.is_empty() {
             return Err(Error::Invalid(format!("{} has no images, expected at least one", source.describe())));
+        }
+        if let Some(len) = source.len().filter(|len| *len <= config.validation_images) {
+            let (name, held_out) = (source.describe(), config.validation_images);
+            return Err(Error::Invalid(format!(
+                "validation_images is {held_out}, but {name} has {len} images, of which some must be left to train on; hold out fewer"
+            )));
         }
         let (ema, adam, gradients) = (net.theta().to_vec(), Adam::new(net.theta().len()), net.gradient_sum());
         let denoiser = UNetDenoiser::new(net, config.loss.precond());
@@ -137,18 +147,20 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The clean images, noise levels and noisy images of the next step.
-    fn batch(&self) -> Result<(Tensor, Vec<f32>, Tensor)> {
+    /// The clean images, noise levels and noisy images at these places of the next step's batch.
+    fn batch(&self, places: impl Iterator<Item = usize>) -> Result<(Tensor, Vec<f32>, Tensor)> {
         let [c, h, w] = self.source.item_shape();
-        let shape = [self.config.batch, c, h, w];
+        let places: Vec<usize> = places.collect();
+        let shape = [places.len(), c, h, w];
         let n = c * h * w;
         let (mut clean, mut noisy) = (Tensor::zeros(&shape), Tensor::zeros(&shape));
-        let mut sigma = vec![0.0f32; self.config.batch];
+        let mut sigma = vec![0.0f32; places.len()];
         let rng = Philox::new(self.config.seed);
-        let images = TrainingImages::new(self.source, self.config.seed, self.config.dihedral);
-        let items = clean.data_mut().par_chunks_mut(n).zip(noisy.data_mut().par_chunks_mut(n)).zip(&mut sigma).enumerate();
-        items.with_max_len(1).try_for_each(|(i, ((clean, noisy), sigma))| -> Result<()> {
-            let image = self.images + i as u64;
+        let images = TrainingImages::new(self.source, self.config.seed, self.config.dihedral)
+            .without_validation(self.config.validation_images);
+        let items = clean.data_mut().par_chunks_mut(n).zip(noisy.data_mut().par_chunks_mut(n)).zip(&mut sigma).zip(places);
+        items.with_max_len(1).try_for_each(|(((clean, noisy), sigma), place)| -> Result<()> {
+            let image = self.images + place as u64;
             let level = images.fill_and_level(image, clean)?;
             *sigma = self.config.loss.sigma(level) as f32;
             rng.stream(NOISE).fill_normal(image, 0, noisy);
@@ -163,15 +175,21 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When the source fails, or loss or gradient are not finite: the step is not done then, and the checkpoints on disk stay.
     pub fn step(&mut self) -> Result<StepInfo> {
-        let (clean, sigma, noisy) = self.batch()?;
-        let coefficients = self.denoiser.coefficients(&noisy, &sigma)?;
-        let (input, noise) = self.denoiser.network_input(&noisy, &coefficients);
         let batch = self.config.batch as f64;
-        let loss = &self.config.loss;
-        let losses = self.denoiser.net().accumulate(&mut self.gradients, &input, &noise, |d, f| {
-            let images = [&clean.select(&[d])?, &noisy.select(&[d])?, f];
-            Ok(loss.gradient_and_value(images, sigma[d], &coefficients[d], batch))
-        })?;
+        let mut losses = vec![0.0; self.config.batch];
+        self.gradients.clear();
+        for pass in 0..self.config.accumulation {
+            let places = GradientSum::places(self.config.batch, pass, self.config.accumulation);
+            let (clean, sigma, noisy) = self.batch(places.iter().cloned().flatten())?;
+            let coefficients = self.denoiser.coefficients(&noisy, &sigma)?;
+            let (input, noise) = self.denoiser.network_input(&noisy, &coefficients);
+            let loss = &self.config.loss;
+            let of_pass = self.denoiser.net().add_gradients(&mut self.gradients, &input, &noise, &places, |d, f| {
+                let images = [&clean.select(&[d])?, &noisy.select(&[d])?, f];
+                Ok(loss.gradient_and_value(images, sigma[d], &coefficients[d], batch))
+            })?;
+            places.into_iter().flatten().zip(of_pass).for_each(|(place, loss)| losses[place] = loss);
+        }
         let loss = losses.iter().sum::<f64>() / batch;
         let gradients = self.denoiser.net().flat_gradients(&self.gradients);
         let gradient_norm = norm(&gradients);
@@ -196,7 +214,9 @@ impl<'a> Trainer<'a> {
         if self.adam.steps.is_multiple_of(LOG_STEPS) {
             let (loss, gradient_norm, n) = std::mem::take(&mut self.since_log);
             let (step, images, n) = (self.adam.steps, self.images, n as f64);
-            self.log.push(LogLine { step, images, loss: loss / n, gradient_norm: gradient_norm / n, learning_rate });
+            let validation_loss = self.validation_loss()?;
+            let (loss, gradient_norm) = (loss / n, gradient_norm / n);
+            self.log.push(LogLine { step, images, loss, gradient_norm, learning_rate, validation_loss });
         }
         Ok(StepInfo { loss, gradient_norm, learning_rate })
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 pub struct Start {
     /// What the file says.
     pub info: PriorInfo,
-    /// The usual settings, with the prior's own network, loss, seed and number of images.
+    /// The usual settings, with the prior's own network, loss, seed, number of images seen and held out.
     pub config: TrainConfig,
     theta: Vec<f32>,
 }
@@ -36,6 +36,7 @@ impl Start {
         }
         let config = TrainConfig {
             loss: made_by.loss,
+            validation_images: made_by.validation_images,
             seed: made_by.seed,
             first_image: images,
             from_sha256: Some(info.sha256.clone()),
@@ -50,7 +51,7 @@ impl<'a> Trainer<'a> {
     /// seen. Of `config`, what the prior settles (network, first image) is taken from there.
     ///
     /// # Errors
-    /// As [`Trainer::new`], and for a loss whose preconditioning is not that of the prior.
+    /// As [`Trainer::new`], and for a loss whose preconditioning is not that of the prior, or held-out images that the prior has seen.
     pub fn from_prior(start: Start, config: TrainConfig, source: &'a dyn ImageSource) -> Result<Self> {
         let Start { info, config: own, theta } = start;
         if config.loss.precond() != own.loss.precond() {
@@ -58,6 +59,14 @@ impl<'a> Trainer<'a> {
             let path = info.path.display();
             return Err(Error::Invalid(format!(
                 "the loss is {found}, but {path} was trained with {expected}, and a network keeps its preconditioning; give that loss"
+            )));
+        }
+        let (found, expected) = (config.validation_images, own.validation_images);
+        if found != expected && source.len().is_some() && info.card.trained_on == source.describe() {
+            let path = info.path.display();
+            return Err(Error::Invalid(format!(
+                "validation_images is {found}, but {path} was trained on these images with {expected} held out; hold out as many, or the \
+                 network has seen some of them"
             )));
         }
         let TrainConfig { unet, first_image, from_sha256, .. } = own;

@@ -59,7 +59,7 @@ fn resume_gives_the_same_bits() {
     let source = Gaussian { side: 8 };
     let folder = tempfile::tempdir().unwrap();
     let card = PriorCard { range: [-1.0, 1.0], ..PriorCard::default() };
-    let config = TrainConfig { batch: 5, dihedral: true, ..tiny(8) };
+    let config = TrainConfig { batch: 5, dihedral: true, accumulation: 2, validation_images: 3, ..tiny(8) };
     let mut whole = Trainer::new(config.clone(), &source).unwrap();
     for _ in 0..60 {
         whole.step().unwrap();
@@ -95,6 +95,128 @@ fn resume_gives_the_same_bits() {
     assert!(other.err().unwrap().to_string().contains("trained on"));
 }
 
+/// A step in several passes, of which some are uneven, has the bits of one in a single pass.
+#[test]
+fn accumulation_keeps_the_bits() {
+    let source = Gaussian { side: 8 };
+    for batch in [1, 5, 19, 24] {
+        let run = |accumulation: usize| {
+            let mut trainer = Trainer::new(TrainConfig { batch, accumulation, dihedral: true, ..tiny(8) }, &source).unwrap();
+            let steps: Vec<StepInfo> = (0..3).map(|_| trainer.step().unwrap()).collect();
+            (steps, trainer.denoiser.net().theta().to_vec(), trainer.denoiser.net().flat_gradients(&trainer.gradients))
+        };
+        let whole = run(1);
+        for accumulation in [2, 3, 7, batch] {
+            if accumulation <= batch {
+                assert!(run(accumulation) == whole, "{batch} images in {accumulation} passes");
+            }
+            for pass in 0..accumulation {
+                let images = GradientSum::places(batch, pass, accumulation).iter().map(|r| r.len()).sum::<usize>();
+                assert!(images.abs_diff(batch / accumulation) <= 1, "{batch} images, pass {pass} of {accumulation}: {images}");
+            }
+        }
+    }
+}
+
+/// A gradient whose norm is above the limit goes into the moments at the limit, one below it as it is; no single element is cut.
+#[test]
+fn gradients_are_clipped_by_their_global_norm() {
+    let source = Gaussian { side: 8 };
+    let step = |clip: f64| {
+        let mut trainer = Trainer::new(TrainConfig { clip, ..tiny(8) }, &source).unwrap();
+        let info = trainer.step().unwrap();
+        (info.gradient_norm, trainer.adam.first)
+    };
+    let (found, free) = step(1e9);
+    assert!((norm(&free) / (0.1 * found) - 1.0).abs() < 1e-5);
+    let (same, clipped) = step(0.25 * found);
+    assert_eq!(same, found);
+    for (clipped, free) in clipped.iter().zip(&free) {
+        assert!((clipped - 0.25 * free).abs() <= 1e-6 * free.abs(), "{clipped} {free}");
+    }
+}
+
+/// Numbered images: all pixels of image k are k.
+struct Numbered(u64);
+
+impl ImageSource for Numbered {
+    fn describe(&self) -> String {
+        format!("{} numbered images", self.0)
+    }
+    fn item_shape(&self) -> [usize; 3] {
+        [1, 8, 8]
+    }
+    fn len(&self) -> Option<u64> {
+        Some(self.0)
+    }
+    fn fill(&self, index: u64, out: &mut [f32]) -> Result<()> {
+        out.fill(index as f32);
+        Ok(())
+    }
+}
+
+/// No image is both trained on and held out, and each is one of them.
+#[test]
+fn held_out_images_are_not_trained_on() {
+    for (len, validation_images) in [(7, 2), (10, 9), (23, 5), (5, 1)] {
+        let source = Numbered(len);
+        let config = TrainConfig { validation_images, ..tiny(8) };
+        let trainer = Trainer::new(config, &source).unwrap();
+        let held_out: Vec<u64> = (0..validation_images).map(|i| trainer.held_out().index(i)).collect();
+        let trained: Vec<u64> = (0..len - validation_images).map(|j| trainer.held_out().training_index(j)).collect();
+        let mut all = [held_out.clone(), trained.clone()].concat();
+        all.sort();
+        assert!(all == (0..len).collect::<Vec<_>>() && trained.is_sorted(), "{held_out:?} {trained:?}");
+        let (clean, ..) = trainer.batch(0..400).unwrap();
+        let seen: std::collections::BTreeSet<u64> = clean.data().iter().map(|v| *v as u64).collect();
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), trained);
+    }
+    let message = Trainer::new(TrainConfig { validation_images: 3, ..tiny(8) }, &Numbered(3)).err().unwrap().to_string();
+    assert!(message.contains("validation_images is 3") && message.contains("3 numbered images has 3 images"), "{message}");
+}
+
+/// The validation loss is the loss: on normal data a trained network has the smallest one that the closed form gives, an untrained one has
+/// not. It is in the log and comes back with it.
+#[test]
+fn validation_loss_is_that_of_the_averaged_network() {
+    let source = Gaussian { side: 8 };
+    let config = TrainConfig { learning_rate: 3e-3, validation_images: 400, ..tiny(8) };
+    let mut trainer = Trainer::new(config, &source).unwrap();
+    let before = trainer.validation_loss().unwrap().unwrap();
+    for _ in 0..500 {
+        trainer.step().unwrap();
+    }
+    let smallest = super::loss_tests::smallest(&Loss::edm());
+    let found = trainer.validation_loss().unwrap().unwrap();
+    println!("validation loss {before} before, {found} after, closed form {smallest}");
+    // The loss of one image scatters by 0.34, so the mean over 400 by 0.017; 0.05 are three of these.
+    assert!((found - smallest).abs() < 0.05 && before > 1.3 * smallest, "{before} before, {found} after, expected {smallest}");
+    assert_eq!(trainer.log.last().unwrap().validation_loss, Some(found));
+
+    let folder = tempfile::tempdir().unwrap();
+    trainer.save(folder.path(), &PriorCard::default()).unwrap();
+    let resumed = Trainer::resume(folder.path(), &source).unwrap();
+    is_the_same(&trainer, &resumed);
+    assert_eq!(resumed.validation_loss().unwrap(), Some(found));
+}
+
+/// Going on from a prior keeps its held-out images unseen.
+#[test]
+fn a_run_from_a_prior_holds_the_same_images_out() {
+    let source = Numbered(12);
+    let folder = tempfile::tempdir().unwrap();
+    Trainer::new(TrainConfig { validation_images: 4, ..tiny(8) }, &source)
+        .unwrap()
+        .save(folder.path(), &PriorCard::default())
+        .unwrap();
+    let start = || Start::read(&folder.path().join(PRIOR)).unwrap();
+    assert_eq!(start().config.validation_images, 4);
+    let from = |validation_images| TrainConfig { validation_images, ..tiny(8) };
+    let message = Trainer::from_prior(start(), from(3), &source).err().unwrap().to_string();
+    assert!(message.contains("validation_images is 3") && message.contains("with 4 held out"), "{message}");
+    assert!(Trainer::from_prior(start(), from(4), &source).is_ok() && Trainer::from_prior(start(), from(3), &Numbered(13)).is_ok());
+}
+
 /// A run from a prior begins with its network and its next image, and can be stopped as any other.
 #[test]
 fn a_run_goes_on_from_a_prior() {
@@ -119,7 +241,7 @@ fn a_run_goes_on_from_a_prior() {
     assert_eq!((whole.images, whole.steps(), whole.log.len()), (45, 0, 0));
     let mut image = [0.0; 64];
     TrainingImages::new(&source, 3, true).fill(45, &mut image).unwrap();
-    assert_eq!(whole.batch().unwrap().0.data()[..64], image);
+    assert_eq!(whole.batch(0..5).unwrap().0.data()[..64], image);
     // The first step of Adam moves no parameter by more than the rate, which warms up anew.
     let step = whole.step().unwrap();
     assert_eq!(step.learning_rate, config.learning_rate * 5.0 / 320.0);
@@ -234,7 +356,7 @@ fn training_images_are_those_of_the_steps() {
         let mut trainer = Trainer::new(config, source).unwrap();
         let mut seen = Vec::new();
         for _ in 0..4 {
-            seen.extend_from_slice(trainer.batch().unwrap().0.data());
+            seen.extend_from_slice(trainer.batch(0..3).unwrap().0.data());
             trainer.step().unwrap();
         }
         for (number, seen) in seen.chunks_exact(64).enumerate() {
@@ -298,6 +420,7 @@ fn bad_settings_and_sources_are_errors() {
     assert!(message(Trainer::new(tiny(16), &Broken).err().unwrap()).contains("[1, 8, 8]"));
     for (config, name) in [
         (TrainConfig { batch: 0, ..tiny(8) }, "batch"),
+        (TrainConfig { accumulation: 17, ..tiny(8) }, "accumulation"),
         (TrainConfig { learning_rate: f64::NAN, ..tiny(8) }, "learning_rate"),
         (TrainConfig { schedule: Schedule::Cosine(0), ..tiny(8) }, "schedule"),
         (TrainConfig { unet: UNetConfig { img_resolution: 9, ..tiny(8).unet }, ..tiny(8) }, "img_resolution"),
@@ -323,7 +446,7 @@ fn learning_rate_schedules() {
 #[test]
 fn older_settings_begin_at_the_first_image_with_the_edm_loss() {
     let mut text = serde_json::to_value(tiny(8)).unwrap();
-    for key in ["first_image", "loss"] {
+    for key in ["first_image", "loss", "accumulation", "validation_images"] {
         assert!(text.as_object_mut().unwrap().remove(key).is_some());
     }
     assert_eq!(text["sigma_data"], 0.5);

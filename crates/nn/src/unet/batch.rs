@@ -3,7 +3,7 @@
 use super::UNet;
 use super::gradients::{CHUNKS, GradientSum, Gradients};
 use super::passes::PartTape;
-use crate::Result;
+use crate::{Error, Result};
 use halation_compute::{Tensor, serial};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -91,12 +91,32 @@ impl UNet {
         noise: &[f32],
         cotangent: impl Fn(usize, &Tensor) -> Result<(Tensor, f64)> + Sync,
     ) -> Result<Vec<f64>> {
+        sum.clear();
+        self.add_gradients(sum, x, noise, &GradientSum::places(x.draws(), 0, 1), cotangent)
+    }
+
+    /// As [`UNet::accumulate`] for a part of a batch, adding to `sum`: `x` holds the draws at `places` of the batch, chunk by chunk. All
+    /// passes over a batch give the bits of one.
+    ///
+    /// # Errors
+    /// As [`UNet::accumulate`], and when the places are not as many as the draws.
+    pub fn add_gradients(
+        &self,
+        sum: &mut GradientSum,
+        x: &Tensor,
+        noise: &[f32],
+        places: &[Range<usize>; CHUNKS],
+        cotangent: impl Fn(usize, &Tensor) -> Result<(Tensor, f64)> + Sync,
+    ) -> Result<Vec<f64>> {
         self.check(x, noise)?;
         let draws = x.draws();
+        let before = |k: usize| places[..k].iter().map(Range::len).sum::<usize>();
+        if before(CHUNKS) != draws {
+            return Err(Error::Invalid(format!("places {places:?} are {}, expected those of {draws} draws", before(CHUNKS))));
+        }
         let run = |(k, gradients): (usize, &mut Gradients)| -> Result<Vec<f64>> {
-            gradients.clear();
             let mut losses = Vec::new();
-            for d in k * draws / CHUNKS..(k + 1) * draws / CHUNKS {
+            for d in before(k)..before(k + 1) {
                 let (out, tape) = self.part_forward(&draws_of(x, &(d..d + 1))?, &noise[d..d + 1])?;
                 let (g, loss) = cotangent(d, &out)?;
                 g.expect_shape("UNet::accumulate", out.shape())?;

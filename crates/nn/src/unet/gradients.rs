@@ -4,6 +4,7 @@ use super::UNet;
 use super::plan::{Conv, Order, Plan};
 use halation_compute::{ConvGrads, Map};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Chunks of draws over which parameter gradients are summed: a constant, so that sums do not depend on the number of threads.
 pub(super) const CHUNKS: usize = 8;
@@ -43,8 +44,34 @@ pub struct GradientSum {
     pub(super) chunks: Vec<Gradients>,
 }
 
+impl GradientSum {
+    /// Back to zero.
+    pub fn clear(&mut self) {
+        self.chunks.iter_mut().for_each(Gradients::clear);
+    }
+
+    /// The places in a batch of the draws that go to each chunk in one of several passes. Over all passes a chunk sees the draws that it
+    /// sees in a single one, in the same order; the n-th draws of all chunks come before the next ones, so that passes are even.
+    pub fn places(batch: usize, pass: usize, passes: usize) -> [Range<usize>; CHUNKS] {
+        let start = |k: usize| k * batch / CHUNKS;
+        let (first, end) = (pass * batch / passes, (pass + 1) * batch / passes);
+        let mut places = std::array::from_fn(|k| start(k)..start(k));
+        let longest = batch.div_ceil(CHUNKS);
+        let in_turn = (0..longest).flat_map(|n| (0..CHUNKS).map(move |k| (n, k))).filter(|(n, k)| start(*k) + n < start(k + 1));
+        for (count, (n, k)) in in_turn.enumerate() {
+            let next = start(k) + n + 1;
+            if count < first {
+                places[k] = next..next;
+            } else if count < end {
+                places[k].end = next;
+            }
+        }
+        places
+    }
+}
+
 impl UNet {
-    /// Empty sums for [`UNet::accumulate`].
+    /// Empty sums for [`UNet::accumulate`] and [`UNet::add_gradients`].
     pub fn gradient_sum(&self) -> GradientSum {
         GradientSum { chunks: (0..CHUNKS).map(|_| Gradients::zeros(&self.plan)).collect() }
     }
