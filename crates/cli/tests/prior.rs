@@ -1,6 +1,6 @@
 //! `halation prior` from the outside: training that is stopped and resumed, samples, information, and evaluation against golden files.
 
-use halation_io::TensorFile;
+use halation_io::{SkyImage, TensorFile, write_fits_image};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -133,6 +133,52 @@ fn train_with_accumulation_and_validation() {
         &["prior", "train", "vlbi-sources", "-o", &none, "--batch", "4", "--accumulation", "5"],
         &["accumulation is 5", "4"],
     );
+}
+
+/// A laboratory's own images: the size comes from them, a stopped run goes on to the same bits, and what cannot be meant is refused.
+#[test]
+fn train_on_a_folder_of_images() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::create_dir(path("images")).expect("folder");
+    let write = |name: &str, side: usize, value: f64| {
+        let pixels = ndarray::Array2::from_shape_fn((side, side), |(y, x)| value * ((y * side + x) % 7) as f64);
+        write_fits_image(Path::new(&path(name)), &SkyImage::new(pixels, 1e-11), &[]).expect("image");
+    };
+    (0..6).for_each(|i| write(&format!("images/{i}.fits"), 8, 1.0 + i as f64));
+    let (images, small) = (path("images"), ["--channels", "16", "--mult", "1,1", "--attn", "4", "--batch", "2"]);
+    let train = |out: &str, to: &str, more: &[&str]| {
+        succeeds(&[&["prior", "train", &images, "-o", &path(out), "--images", to][..], more].concat())
+    };
+    let settings = [&small[..], &["--validation", "2", "--augment", "--loss", "vp"]].concat();
+    train("whole", "12", &settings);
+    train("parts", "6", &settings);
+    train("parts", "12", &["--resume", "--threads", "1"]);
+    let prior = path("whole/prior.safetensors");
+    let bytes = |file: &str| std::fs::read(file).expect("prior");
+    assert!(bytes(&prior) == bytes(&path("parts/prior.safetensors")), "a resumed run must give the same file");
+    let info: serde_json::Value = serde_json::from_str(&succeeds(&["prior", "info", &prior, "--json"])).expect("JSON");
+    assert_eq!((&info["image_shape"], &info["range"]), (&serde_json::json!([1, 8, 8]), &serde_json::json!([-1.0, 1.0])));
+    assert_eq!(info["unit"], "z = 2 (v - 0) / (36 - 0) - 1 with pixel value v");
+    assert!(info["trained_on"].as_str().is_some_and(|s| s.starts_with("6 images of 6 files, SHA-256 ")));
+    train("on", "16", &["--from", &prior, "--batch", "2"]);
+    train("ranged", "4", &[&small[..], &["--range", "-36,36"]].concat());
+
+    let refused = |more: &[&str], says: &[&str]| {
+        is_refused(&[&["prior", "train", &images, "-o", &path("none"), "--images", "20"][..], more].concat(), says);
+    };
+    refused(&["--range", "0,10"], &["value", "0 to 10"]);
+    refused(&["--range", "10,0"], &["10 to 0", "increasing"]);
+    refused(&["--res", "16"], &["[1, 8, 8]", "[1, 16, 16]"]);
+    refused(&["--validation", "6"], &["validation_images is 6", "6 images"]);
+    refused(&["--from", &prior, "--range", "0,72"], &["72", "--range"]);
+    refused(&["--from", &prior, "--validation", "1"], &["validation_images is 1", "2 held out"]);
+    is_refused(&["prior", "train", "vlbi-sources", "-o", &path("none"), "--range", "0,1"], &["--range", "folder"]);
+    write("images/6.fits", 8, 3.0);
+    is_refused(&["prior", "train", &images, "-o", &path("parts"), "--resume"], &["6 images of 6 files", "7 images of 7 files"]);
+    write("images/6.fits", 4, 3.0);
+    refused(&[], &["6.fits", "[1, 4, 4]", "[1, 8, 8]", "0.fits"]);
+    assert!(!Path::new(&path("none")).exists());
 }
 
 /// A run from a prior needs no setting that the prior has, and refuses another one; stopped and resumed it gives the same file.

@@ -65,26 +65,10 @@ impl SkyImage {
 /// Not a FITS file, truncated, no image in it (a UVFITS file, for example), a cube, a compressed image, another unit (Jy/beam, Kelvin),
 /// no WCS, rotated or non-square pixels, or pixels that are not finite.
 pub fn read_fits_image(path: &Path) -> Result<SkyImage> {
-    let mut file = FitsFile::open(path)?;
-    let hdu = find_fits_image(&file)?.clone();
-    let place = hdu.place();
-    let (nx, ny) = (hdu.axes[0] as usize, hdu.axes[1] as usize);
-    if let Some(i) = hdu.axes.iter().skip(2).position(|n| *n != 1) {
-        let i = i + 2;
-        let what = hdu.header.text(&format!("CTYPE{}", i + 1)).unwrap_or("unnamed");
-        return Err(Error::content(
-            path,
-            place,
-            format!(
-                "is a cube: NAXIS{} = {} ({what}), expected one plane; write the plane you want to a file of its own",
-                i + 1,
-                hdu.axes[i]
-            ),
-        ));
-    }
+    let (hdu, mut pixels) = read_plane(path)?;
+    let (place, (ny, nx)) = (hdu.place(), pixels.dim());
     let wcs = Wcs::read(path, &hdu)?;
     let scale = unit_scale(path, &hdu, &wcs)?;
-    let mut pixels = decode(path, &hdu, &file.data(hdu.number)?, nx, ny)?;
     if let Some(i) = pixels.iter().position(|v| !v.is_finite()) {
         let bad = pixels.iter().filter(|v| !v.is_finite()).count();
         return Err(Error::content(
@@ -119,6 +103,32 @@ pub fn read_fits_image(path: &Path) -> Result<SkyImage> {
         mjd: header.number("MJD").or_else(|| header.number("MJD-OBS")),
         object: header.text("OBJECT").filter(|t| !t.is_empty()).map(str::to_string),
     })
+}
+
+/// The first image of a FITS file, in the values and the order of the file.
+///
+/// # Errors
+/// As [`find_fits_image`], and for a cube.
+pub(crate) fn read_plane(path: &Path) -> Result<(Hdu, Array2<f64>)> {
+    let mut file = FitsFile::open(path)?;
+    let hdu = find_fits_image(&file)?.clone();
+    let place = hdu.place();
+    let (nx, ny) = (hdu.axes[0] as usize, hdu.axes[1] as usize);
+    if let Some(i) = hdu.axes.iter().skip(2).position(|n| *n != 1) {
+        let i = i + 2;
+        let what = hdu.header.text(&format!("CTYPE{}", i + 1)).unwrap_or("unnamed");
+        return Err(Error::content(
+            path,
+            place,
+            format!(
+                "is a cube: NAXIS{} = {} ({what}), expected one plane; write the plane you want to a file of its own",
+                i + 1,
+                hdu.axes[i]
+            ),
+        ));
+    }
+    let pixels = decode(path, &hdu, &file.data(hdu.number)?, nx, ny)?;
+    Ok((hdu, pixels))
 }
 
 /// The HDU that [`read_fits_image`] reads, whatever its unit, its WCS and further axes are.

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 mod denoiser;
 mod error;
+mod folder;
 mod precond;
 pub mod prior;
 pub mod quality;
@@ -15,6 +16,7 @@ mod wiener;
 
 pub use denoiser::{Denoiser, Pullback};
 pub use error::{Error, Result};
+pub use folder::ImageFolder;
 pub use precond::{Coefficients, Precond, UNetDenoiser};
 pub use prior::{PriorCard, PriorInfo, add_prior_metadata, load_prior, read_prior, read_prior_metadata};
 pub use sample::{SampleConfig, Sampler, ancestral_step, sample};

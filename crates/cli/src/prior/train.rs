@@ -2,11 +2,11 @@ use crate::{Outcome, Unusable, find};
 use anyhow::{Context, anyhow, bail};
 use halation_nn::family::EdmForm;
 use halation_nn::train::{CHECKPOINT, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
-use halation_nn::{ImageSource, PriorCard, UNetConfig};
+use halation_nn::{ImageFolder, ImageSource, PriorCard, UNetConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Debug;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ mod loss;
 
 use loss::LossArgs;
 
-/// Train a diffusion prior (a U-Net denoiser) on simulated images.
+/// Train a diffusion prior (a U-Net denoiser) on simulated images or on those of a folder.
 ///
 /// The folder holds, rewritten every few minutes, a checkpoint to resume from, the prior itself (the moving average of the network) and
 /// the loss log.
@@ -25,7 +25,8 @@ use loss::LossArgs;
 /// A run goes on from a finished prior with --from: with its network, from the image at which it ended, with a new optimiser.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the images come from: `vlbi-sources`, the simulator of compact radio sources
+    /// Where the images come from: a folder of PNG, TIFF, FITS or HDF5 files, all square and of one size, or `vlbi-sources`, the simulator of
+    /// compact radio sources
     source: String,
     /// Folder of the run
     #[arg(short, long, value_name = "DIR")]
@@ -33,7 +34,11 @@ pub(crate) struct Args {
     /// Go on from a finished prior: a file, or the name of a shipped one
     #[arg(long, value_name = "PRIOR", conflicts_with = "resume")]
     from: Option<PathBuf>,
-    /// Pixels along each side [default: 64]
+    /// Pixel values that the network sees as -1 and 1, for a folder [default: the smallest and the largest in it]; to be given again with
+    /// --resume
+    #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', allow_hyphen_values = true)]
+    range: Option<Vec<f64>>,
+    /// Pixels along each side [default: 64; those of the images of a folder]
     #[arg(long)]
     res: Option<usize>,
     /// Feature channels at full resolution [default: 32]
@@ -103,9 +108,37 @@ struct Opened {
     card: PriorCard,
 }
 
-fn open_source(name: &str, seed: u64, res: usize) -> anyhow::Result<Opened> {
+/// The images of a folder, where the source is one.
+fn open_folder(args: &Args) -> anyhow::Result<Option<ImageFolder>> {
+    let range = args.range.as_deref().map(|values| match *values {
+        [low, high] => Ok([low, high]),
+        _ => Err(anyhow!("--range is {values:?}, expected two numbers like 0,255").context(Unusable)),
+    });
+    let (folder, range) = (Path::new(&args.source), range.transpose()?);
+    match (folder.is_dir(), range) {
+        (true, range) => Ok(Some(ImageFolder::open(folder, range).context(Unusable)?)),
+        (false, None) => Ok(None),
+        (false, Some(_)) => {
+            bail!(anyhow!("--range is for a folder of images, and {:?} is none; leave it out", args.source).context(Unusable))
+        }
+    }
+}
+
+fn folder_source(folder: ImageFolder) -> Opened {
+    let [low, high] = folder.range();
+    let card = PriorCard {
+        range: [-1.0, 1.0],
+        unit: format!("z = 2 (v - {low}) / ({high} - {low}) - 1 with pixel value v"),
+        card: "Diffusion prior made with `halation prior train`; the settings are in `training`.".into(),
+        ..PriorCard::default()
+    };
+    Opened { source: Box::new(folder), card }
+}
+
+fn open_simulator(name: &str, seed: u64, res: usize) -> anyhow::Result<Opened> {
     if name != "vlbi-sources" {
-        bail!(anyhow!("no source of images is called {name:?}; there is vlbi-sources").context(Unusable));
+        let message = format!("no source of images and no folder is called {name:?}; there is vlbi-sources");
+        bail!(anyhow!(message).context(Unusable));
     }
     let source = halation_vlbi::sources::SourceSimulator::new(seed, res).context(Unusable)?;
     let card = PriorCard {
@@ -156,7 +189,8 @@ fn setting<T: PartialEq + Debug>(start: &Option<Start>, option: &str, given: Opt
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let start = open_start(&args)?;
-    let base = match &start {
+    let folder = open_folder(&args)?;
+    let mut base = match &start {
         Some(start) => start.config.clone(),
         None if args.resume => saved_config(&args.out).context(Unusable)?,
         None => TrainConfig::new(UNetConfig {
@@ -169,9 +203,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             form: EdmForm::default(),
         }),
     };
+    if let (Some(folder), None, false) = (&folder, &start, args.resume) {
+        base.unet.img_resolution = folder.item_shape()[1];
+    }
     let res = setting(&start, "--res", args.res, base.unet.img_resolution)?;
     let seed = args.seed.unwrap_or(base.seed);
-    let Opened { source, card } = open_source(&args.source, seed, res)?;
+    let is_folder = folder.is_some();
+    let Opened { source, card } = match folder {
+        Some(folder) => folder_source(folder),
+        None => open_simulator(&args.source, seed, res)?,
+    };
+    if let Some(Start { info, .. }) = start.as_ref().filter(|s| is_folder && s.info.card.unit != card.unit) {
+        let (path, found, expected) = (info.path.display(), &info.card.unit, &card.unit);
+        let message =
+            format!("{path}: found the unit {found:?}, {} has {expected:?}; give --range so that both are one", args.source);
+        bail!(anyhow!(message).context(Unusable));
+    }
     if let Some(Start { info, .. }) = start.as_ref().filter(|s| s.info.card.range != card.range) {
         let message = format!(
             "{}: found values {:?}, {} has {:?}; give a prior trained on such images",
