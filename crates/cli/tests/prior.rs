@@ -150,7 +150,9 @@ fn train_on_a_folder_of_images() {
     let train = |out: &str, to: &str, more: &[&str]| {
         succeeds(&[&["prior", "train", &images, "-o", &path(out), "--images", to][..], more].concat())
     };
-    let settings = [&small[..], &["--validation", "2", "--augment", "--loss", "vp"]].concat();
+    let settings =
+        [&small[..], &["--validation", "2", "--augment", "--loss", "vp", "--optimizer", "radam", "--weight-decay", "0.01"]]
+            .concat();
     train("whole", "12", &settings);
     train("parts", "6", &settings);
     train("parts", "12", &["--resume", "--threads", "1"]);
@@ -169,6 +171,7 @@ fn train_on_a_folder_of_images() {
     };
     refused(&["--range", "0,10"], &["value", "0 to 10"]);
     refused(&["--range", "10,0"], &["10 to 0", "increasing"]);
+    refused(&["--weight-decay", "1e4"], &["weight_decay is 10000"]);
     refused(&["--res", "16"], &["[1, 8, 8]", "[1, 16, 16]"]);
     refused(&["--validation", "6"], &["validation_images is 6", "6 images"]);
     refused(&["--from", &prior, "--range", "0,72"], &["72", "--range"]);

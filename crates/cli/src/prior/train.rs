@@ -1,7 +1,7 @@
 use crate::{Outcome, Unusable, find};
 use anyhow::{Context, anyhow, bail};
 use halation_nn::family::EdmForm;
-use halation_nn::train::{CHECKPOINT, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
+use halation_nn::train::{CHECKPOINT, Optimizer, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
 use halation_nn::{ImageFolder, ImageSource, PriorCard, UNetConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Debug;
@@ -68,7 +68,13 @@ pub(crate) struct Args {
     /// Stop after this many minutes of this command
     #[arg(long, value_name = "M")]
     minutes: Option<f64>,
-    /// Learning rate of Adam
+    /// What makes a step of a gradient: adam, or radam, which needs no warm-up
+    #[arg(long, value_name = "NAME", default_value = "adam", value_parser = ["adam", "radam"])]
+    optimizer: String,
+    /// Share of each parameter, times the learning rate, by which a step shrinks it (with adam: AdamW)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    weight_decay: f64,
+    /// Learning rate
     #[arg(long, default_value_t = 1e-3)]
     lr: f64,
     /// Decay of the learning rate: constant, cosine (to zero at --images) or inverse-sqrt (from --decay-images on); with --resume a
@@ -256,6 +262,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             batch: args.batch,
             accumulation: args.accumulation,
             validation_images: args.validation.unwrap_or(base.validation_images),
+            optimizer: if args.optimizer == "radam" { Optimizer::Radam } else { Optimizer::Adam },
+            weight_decay: args.weight_decay,
             learning_rate: args.lr,
             schedule: schedule.unwrap_or(Schedule::Constant),
             warmup_images: args.warmup,

@@ -1,4 +1,5 @@
 use super::loss::{Loss, loss_or_edm};
+use super::optimizer::Optimizer;
 use crate::{Error, Result, UNetConfig};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,13 @@ pub struct TrainConfig {
     /// Images of the source that are held out, on which the averaged network's loss is measured.
     #[serde(default)]
     pub validation_images: u64,
-    /// Learning rate of Adam.
+    /// What makes a step of a gradient.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// Share of every parameter, times the learning rate, by which a step shrinks it (AdamW where the optimiser is Adam).
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Learning rate.
     pub learning_rate: f64,
     /// Its decay.
     pub schedule: Schedule,
@@ -75,6 +82,8 @@ impl TrainConfig {
             batch: 32,
             accumulation: 1,
             validation_images: 0,
+            optimizer: Optimizer::Adam,
+            weight_decay: 0.0,
             learning_rate: 1e-3,
             schedule: Schedule::Constant,
             warmup_images: 5_000,
@@ -102,6 +111,10 @@ impl TrainConfig {
             ("clip", self.clip),
         ] {
             positive(name, value)?;
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay * self.learning_rate < 1.0) {
+            let (found, most) = (self.weight_decay, 1.0 / self.learning_rate);
+            return Err(Error::Invalid(format!("weight_decay is {found}, expected 0 to 1 / learning_rate, which is {most}")));
         }
         if self.batch == 0 || self.batch > 1 << 16 {
             return Err(Error::Invalid(format!("batch is {}, expected 1 to 65536", self.batch)));

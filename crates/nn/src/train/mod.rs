@@ -13,6 +13,7 @@ mod validation;
 pub use config::{Schedule, TrainConfig};
 pub use images::TrainingImages;
 pub use loss::Loss;
+pub use optimizer::Optimizer;
 pub use start::{Start, training_of};
 pub use state::{CHECKPOINT, LOG, PRIOR, saved_config};
 
@@ -170,7 +171,7 @@ impl<'a> Trainer<'a> {
         Ok((clean, sigma, noisy))
     }
 
-    /// One step of Adam on the next batch.
+    /// One step of the optimiser on the next batch.
     ///
     /// # Errors
     /// When the source fails, or loss or gradient are not finite: the step is not done then, and the checkpoints on disk stay.
@@ -203,8 +204,8 @@ impl<'a> Trainer<'a> {
         }
         let learning_rate = self.config.rate(self.images);
         let scale = (self.config.clip / gradient_norm).min(1.0);
-        let adam = &mut self.adam;
-        self.denoiser.net_mut().update(|theta| adam.step(theta, &gradients, scale, learning_rate))?;
+        let (adam, optimizer, decay) = (&mut self.adam, self.config.optimizer, self.config.weight_decay);
+        self.denoiser.net_mut().update(|theta| adam.step(optimizer, theta, &gradients, scale, learning_rate, decay))?;
         self.images += self.config.batch as u64;
         let half_life = self.config.ema_half_life.min(self.images as f64 * self.config.ema_ramp);
         average(&mut self.ema, self.denoiser.net().theta(), 0.5f64.powf(batch / half_life));

@@ -59,7 +59,15 @@ fn resume_gives_the_same_bits() {
     let source = Gaussian { side: 8 };
     let folder = tempfile::tempdir().unwrap();
     let card = PriorCard { range: [-1.0, 1.0], ..PriorCard::default() };
-    let config = TrainConfig { batch: 5, dihedral: true, accumulation: 2, validation_images: 3, ..tiny(8) };
+    let config = TrainConfig {
+        batch: 5,
+        dihedral: true,
+        accumulation: 2,
+        validation_images: 3,
+        optimizer: Optimizer::Radam,
+        weight_decay: 0.1,
+        ..tiny(8)
+    };
     let mut whole = Trainer::new(config.clone(), &source).unwrap();
     for _ in 0..60 {
         whole.step().unwrap();
@@ -421,6 +429,8 @@ fn bad_settings_and_sources_are_errors() {
     for (config, name) in [
         (TrainConfig { batch: 0, ..tiny(8) }, "batch"),
         (TrainConfig { accumulation: 17, ..tiny(8) }, "accumulation"),
+        (TrainConfig { weight_decay: -1.0, ..tiny(8) }, "weight_decay is -1"),
+        (TrainConfig { weight_decay: 2000.0, ..tiny(8) }, "weight_decay is 2000"),
         (TrainConfig { learning_rate: f64::NAN, ..tiny(8) }, "learning_rate"),
         (TrainConfig { schedule: Schedule::Cosine(0), ..tiny(8) }, "schedule"),
         (TrainConfig { unet: UNetConfig { img_resolution: 9, ..tiny(8).unet }, ..tiny(8) }, "img_resolution"),
@@ -446,7 +456,7 @@ fn learning_rate_schedules() {
 #[test]
 fn older_settings_begin_at_the_first_image_with_the_edm_loss() {
     let mut text = serde_json::to_value(tiny(8)).unwrap();
-    for key in ["first_image", "loss", "accumulation", "validation_images"] {
+    for key in ["first_image", "loss", "accumulation", "validation_images", "optimizer", "weight_decay"] {
         assert!(text.as_object_mut().unwrap().remove(key).is_some());
     }
     assert_eq!(text["sigma_data"], 0.5);
