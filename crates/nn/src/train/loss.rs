@@ -44,12 +44,12 @@ pub enum Loss {
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name())?;
         match self {
-            Loss::Edm { sigma_data, p_mean, p_std } => write!(f, "edm (sigma_data {sigma_data}, p_mean {p_mean}, p_std {p_std})"),
-            Loss::Eps(schedule) => write!(f, "eps ({:?} noise schedule, {} steps)", schedule.kind(), schedule.steps()),
-            Loss::RectifiedFlow => write!(f, "rectified-flow"),
-            Loss::Ve { sigma_min, sigma_max } => write!(f, "ve (sigma {sigma_min} to {sigma_max})"),
-            Loss::Vp => write!(f, "vp"),
+            Loss::Edm { sigma_data, p_mean, p_std } => write!(f, " (sigma_data {sigma_data}, p_mean {p_mean}, p_std {p_std})"),
+            Loss::Eps(schedule) => write!(f, " ({:?} noise schedule, {} steps)", schedule.kind(), schedule.steps()),
+            Loss::Ve { sigma_min, sigma_max } => write!(f, " (sigma {sigma_min} to {sigma_max})"),
+            Loss::RectifiedFlow | Loss::Vp => Ok(()),
         }
     }
 }
@@ -64,6 +64,17 @@ impl Loss {
     /// The EDM loss as its paper sets it.
     pub fn edm() -> Self {
         Loss::Edm { sigma_data: 0.5, p_mean: -1.2, p_std: 1.2 }
+    }
+
+    /// As files and options call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Loss::Edm { .. } => "edm",
+            Loss::Eps(_) => "eps",
+            Loss::RectifiedFlow => "rectified-flow",
+            Loss::Ve { .. } => "ve",
+            Loss::Vp => "vp",
+        }
     }
 
     /// How a network trained with it becomes a denoiser.

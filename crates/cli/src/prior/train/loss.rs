@@ -37,14 +37,7 @@ pub(super) struct LossArgs {
 impl LossArgs {
     /// The loss of a new run. One that goes on from a prior has the prior's own, whose law of noise levels alone may change.
     pub(super) fn loss(&self, start: &Option<Start>, base: &Loss) -> anyhow::Result<Loss> {
-        let name = |loss: &Loss| match loss {
-            Loss::Edm { .. } => "edm",
-            Loss::Eps(_) => "eps",
-            Loss::RectifiedFlow => "rectified-flow",
-            Loss::Ve { .. } => "ve",
-            Loss::Vp => "vp",
-        };
-        let chosen = setting(start, "--loss", self.loss.as_deref(), name(base))?;
+        let chosen = setting(start, "--loss", self.loss.as_deref(), base.name())?;
         for (option, is_given, of) in [
             ("--sigma-data", self.sigma_data.is_some(), "edm"),
             ("--p-mean", self.p_mean.is_some(), "edm"),
