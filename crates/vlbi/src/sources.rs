@@ -12,11 +12,13 @@ mod kerr;
 use crate::{Error, Result};
 use canvas::{Canvas, FWHM_PER_SIGMA, Grid};
 use families::{Draw, Source};
-use halation_compute::Philox;
+use halation_compute::{Philox, Sequence};
 use halation_nn::ImageSource;
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
+/// The simulators by name: without and with faint spots ([`SourceSimulator::with_spots`]).
+pub const SOURCES: [&str; 2] = ["vlbi-sources", "vlbi-sources-spots"];
 /// Range of the field of view, uas; log-uniform.
 pub const FOV_UAS: (f64, f64) = (100.0, 250.0);
 /// Range of ring diameters, uas; log-uniform within what fits into the field.
@@ -118,6 +120,10 @@ pub struct SourceParameters {
     pub extended_fraction: f64,
     /// FWHM of the extended component, uas; zero without one.
     pub extended_fwhm_uas: f64,
+    /// Share of the flux in faint spots around the source.
+    pub spots_fraction: f64,
+    /// Number of faint spots around the source.
+    pub spots: usize,
     /// Draws of the source until one fitted into the field.
     pub attempts: u32,
     /// Factor by which the last draw was shrunk, 1 when it fitted.
@@ -130,10 +136,11 @@ pub struct SourceSimulator {
     seed: u64,
     size: usize,
     family: Option<Family>,
+    spots: bool,
 }
 
-/// A faint extended Gaussian around the source; lengths in uas.
-struct Extended {
+/// A faint Gaussian around the source: the extended component, or a spot. Lengths in uas.
+struct Faint {
     /// Share of the total flux.
     fraction: f64,
     fwhm: f64,
@@ -151,7 +158,25 @@ impl SourceSimulator {
         if !(16..=256).contains(&size) {
             return Err(Error::Invalid(format!("images of {size} x {size} pixels cannot be simulated; use a size from 16 to 256")));
         }
-        Ok(Self { seed, size, family: None })
+        Ok(Self { seed, size, family: None, spots: false })
+    }
+
+    /// The simulator called `name`, one of [`SOURCES`], as [`Self::new`].
+    ///
+    /// # Errors
+    /// Another name, and as for [`Self::new`].
+    pub fn named(name: &str, seed: u64, size: usize) -> Result<Self> {
+        let simulator = Self::new(seed, size)?;
+        match SOURCES.iter().position(|source| *source == name) {
+            Some(0) => Ok(simulator),
+            Some(_) => Ok(simulator.with_spots()),
+            None => Err(Error::Invalid(format!("no source of images is called {name:?}; there are {}", SOURCES.join(" and ")))),
+        }
+    }
+
+    /// The same simulator with faint spots around 40 % of the sources, and rougher structure noise: what reconstructed images show, real or not.
+    pub fn with_spots(self) -> Self {
+        Self { spots: true, ..self }
     }
 
     /// The same simulator with one family only.
@@ -186,17 +211,22 @@ impl SourceSimulator {
         loop {
             attempts += 1;
             let mut rng = philox.sequence(index, attempts);
-            let mut source = Draw { rng: &mut rng, fov_uas, canvas }.source(family);
-            let mut extended = (rng.uniform() < 0.3).then(|| Extended {
+            let mut source = Draw { rng: &mut rng, fov_uas, canvas, rough: self.spots }.source(family);
+            let extended = (rng.uniform() < 0.3).then(|| Faint {
                 fraction: rng.log_range(0.02, 0.3),
                 fwhm: rng.range(0.22, 0.42) * fov_uas,
                 axis_ratio: rng.range(0.6, 1.0),
                 angle: rng.range(0.0, TAU),
                 offset: (0.03 * fov_uas * rng.normal(), 0.03 * fov_uas * rng.normal()),
             });
+            let (extended_fraction, mut extended_fwhm_uas) = extended.as_ref().map_or((0.0, 0.0), |e| (e.fraction, e.fwhm));
+            let (spots_fraction, spots) =
+                if self.spots && rng.uniform() < 0.4 { spots(&mut rng, fov_uas) } else { (0.0, Vec::new()) };
+            let number_of_spots = spots.len();
+            let mut faint: Vec<Faint> = extended.into_iter().chain(spots).collect();
             let mut shrunk = 1.0;
             loop {
-                let fitted = fit(grid, &source, extended.as_ref());
+                let fitted = fit(grid, &source, &faint);
                 // After the last redraw shrink until it fits: Gaussians and bounded shapes always do in the end.
                 if fitted.is_none() && attempts <= REDRAWS {
                     break;
@@ -211,8 +241,10 @@ impl SourceSimulator {
                         diameter_pixels: source.diameter_uas / grid.pixel_uas(),
                         position_angle_deg: source.position_angle_rad.to_degrees().rem_euclid(360.0),
                         blur_fwhm_uas: source.blur_fwhm_uas,
-                        extended_fraction: extended.as_ref().map_or(0.0, |e| e.fraction),
-                        extended_fwhm_uas: extended.as_ref().map_or(0.0, |e| e.fwhm),
+                        extended_fraction,
+                        extended_fwhm_uas,
+                        spots_fraction,
+                        spots: number_of_spots,
                         attempts,
                         shrunk,
                     };
@@ -222,27 +254,48 @@ impl SourceSimulator {
                 source.canvas.rescale(0.85);
                 source.diameter_uas *= 0.85;
                 source.blur_fwhm_uas *= 0.85;
-                if let Some(e) = &mut extended {
-                    e.fwhm *= 0.85;
-                    e.offset = (0.85 * e.offset.0, 0.85 * e.offset.1);
+                extended_fwhm_uas *= 0.85;
+                for f in &mut faint {
+                    f.fwhm *= 0.85;
+                    f.offset = (0.85 * f.offset.0, 0.85 * f.offset.1);
                 }
             }
         }
     }
 }
 
+/// Faint irregular structure around a source, as reconstructed images have it, and its share of the flux: 3 to 24 spots over a region of
+/// any size within the field.
+fn spots(rng: &mut Sequence, fov_uas: f64) -> (f64, Vec<Faint>) {
+    let share = rng.log_range(0.01, 0.25);
+    let reach = rng.range(0.15, 0.47) * fov_uas;
+    let mut spots: Vec<Faint> = (0..3 + rng.index(22))
+        .map(|_| {
+            let fwhm = rng.log_range(0.04, 0.2) * fov_uas;
+            let (radius, (s, c)) = ((reach - fwhm).max(0.05 * fov_uas) * rng.uniform().sqrt(), rng.range(0.0, TAU).sin_cos());
+            Faint {
+                fraction: rng.log_range(0.1, 1.0),
+                fwhm,
+                axis_ratio: rng.range(0.6, 1.0),
+                angle: rng.range(0.0, TAU),
+                offset: (radius * s, radius * c),
+            }
+        })
+        .collect();
+    let sum: f64 = spots.iter().map(|s| s.fraction).sum();
+    spots.iter_mut().for_each(|s| s.fraction *= share / sum);
+    (share, spots)
+}
+
 /// The image with its centroid at the centre of the field and peak 1; none when it does not fit.
-fn fit(grid: Grid, source: &Source, extended: Option<&Extended>) -> Option<Vec<f32>> {
+fn fit(grid: Grid, source: &Source, faint: &[Faint]) -> Option<Vec<f32>> {
     let (flux, east, north) = source.canvas.flux_and_centroid();
     // A blur does not move the centroid, so the shift is known before the projection.
-    let mut shift = (-east, -north);
-    let extended = extended.map(|e| {
-        let whole = flux * e.fraction / (1.0 - e.fraction);
-        shift = (shift.0 - e.fraction * e.offset.0, shift.1 - e.fraction * e.offset.1);
-        (e, whole)
-    });
+    let sum = |of: &dyn Fn(&Faint) -> f64| faint.iter().map(|f| f.fraction * of(f)).sum::<f64>();
+    let mut shift = (-east - sum(&|f| f.offset.0), -north - sum(&|f| f.offset.1));
+    let whole = flux / (1.0 - sum(&|_| 1.0));
     for _ in 0..3 {
-        let mut image = project(grid, &source.canvas, shift, source.blur_fwhm_uas, extended, (east, north));
+        let mut image = project(grid, &source.canvas, shift, source.blur_fwhm_uas, (faint, whole), (east, north));
         let peak = image.iter().fold(0f32, |m, v| m.max(*v));
         let last = grid.size - 1;
         let border = (0..grid.size).flat_map(|i| [i, last * grid.size + i, i * grid.size, i * grid.size + last]);
@@ -262,22 +315,22 @@ fn fit(grid: Grid, source: &Source, extended: Option<&Extended>) -> Option<Vec<f
     None
 }
 
-/// Surface brightness in the field of the source on its canvas and of the extended component (with its flux).
+/// Surface brightness in the field of the source on its canvas and of what is faint around it (with the flux of all).
 fn project(
     grid: Grid,
     canvas: &Canvas,
     shift: (f64, f64),
     blur_fwhm_uas: f64,
-    extended: Option<(&Extended, f64)>,
+    (faint, flux): (&[Faint], f64),
     centroid: (f64, f64),
 ) -> Vec<f32> {
     let mut image = canvas.project(grid, shift, blur_fwhm_uas);
-    if let Some((e, flux)) = extended {
-        let place = (centroid.0 + shift.0 + e.offset.0, centroid.1 + shift.1 + e.offset.1);
+    for f in faint {
+        let place = (centroid.0 + shift.0 + f.offset.0, centroid.1 + shift.1 + f.offset.1);
         let blurred = |fwhm: f64| fwhm.hypot(blur_fwhm_uas) / FWHM_PER_SIGMA;
-        let (major, minor) = (blurred(e.fwhm), blurred(e.fwhm * e.axis_ratio));
-        let peak = flux / (TAU * major * minor);
-        let (s, c) = e.angle.sin_cos();
+        let (major, minor) = (blurred(f.fwhm), blurred(f.fwhm * f.axis_ratio));
+        let peak = flux * f.fraction / (TAU * major * minor);
+        let (s, c) = f.angle.sin_cos();
         let (a, b) = (-0.5 / (major * major), -0.5 / (minor * minor));
         let (pixel, half) = (grid.pixel_uas(), 0.5 * (grid.size as f64 - 1.0));
         for (row, line) in image.chunks_exact_mut(grid.size).enumerate() {
@@ -312,9 +365,10 @@ impl ImageSource for SourceSimulator {
             Some(family) => vec![format!("{} 100 %", family.name())],
             None => Family::ALL.iter().map(|(family, p)| format!("{} {:.0} %", family.name(), 100.0 * p)).collect(),
         };
+        let spots = if self.spots { ", faint spots around it in 40 %" } else { "" };
         format!(
             "simulated compact radio sources, seed {}, {} x {} pixels: {}; field {:.0}-{:.0} uas, ring diameters {:.0}-{:.0} uas (both \
-             log-uniform), blur 2-20 uas FWHM, extended component in 30 %, structure noise in 50 %; flux centroid at the centre, \
+             log-uniform), blur 2-20 uas FWHM, extended component in 30 %{spots}, structure noise in 50 %; flux centroid at the centre, \
              u = image/max, z = 2u - 1",
             self.seed,
             self.size,
@@ -399,6 +453,32 @@ mod tests {
         let share = rings as f64 / n as f64;
         assert!((0.35..=0.6).contains(&share), "ring share {share}");
         assert!(shrunk < n as usize / 50, "{shrunk} of {n} had to be shrunk");
+    }
+
+    /// Spots lie around four sources of ten and leave the gauge as it is; they hold the share of the flux that they should, and without them nothing is changed.
+    #[test]
+    fn faint_spots() {
+        let plain = SourceSimulator::named("vlbi-sources", 3, 64).unwrap();
+        let spotted = SourceSimulator::named("vlbi-sources-spots", 3, 64).unwrap();
+        assert!(SourceSimulator::named("cats", 3, 64).unwrap_err().to_string().contains("vlbi-sources-spots"));
+        let n = 400;
+        let (mut with, mut same) = (0, 0);
+        for index in 0..n {
+            let (p, u) = spotted.image(index);
+            let (right, up) = centroid_pixels(&u, 64);
+            assert!(right.abs() < 0.011 && up.abs() < 0.011, "{p:?}: centroid {right} {up}");
+            let high = u.iter().fold(0f32, |h, v| h.max(*v));
+            assert!(u.iter().all(|v| *v >= 0.0) && (high - 1.0).abs() < 1e-6, "{p:?}: {high}");
+            with += usize::from(p.spots > 0);
+            assert_eq!(p.spots > 0, (0.01..=0.25).contains(&p.spots_fraction), "{p:?}");
+            let (q, v) = plain.image(index);
+            assert_eq!((q.spots, q.spots_fraction), (0, 0.0));
+            same += usize::from(p.spots == 0 && p.attempts == q.attempts && u == v);
+        }
+        let expected = 0.4 * n as f64;
+        assert!((with as f64 - expected).abs() < 4.0 * (0.6 * expected).sqrt(), "{with} of {n} have spots");
+        // Of six in ten without spots those are the same that have no structure noise either.
+        assert!((n / 5..n / 2).contains(&(same as u64)), "{same} of {n} are the same");
     }
 
     /// An image depends on seed and index alone, and the network's units are 2u - 1.

@@ -8,7 +8,7 @@ use halation_nn::quality::{DenoisingError, LOW_FREQUENCY, denoising_errors};
 use halation_nn::train::{TrainingImages, training_of};
 use halation_nn::{Denoiser, ImageSource, PriorInfo, SampleConfig, Wiener, add_prior_metadata, load_prior};
 use halation_vlbi::ring::passes_ring_gate;
-use halation_vlbi::sources::SourceSimulator;
+use halation_vlbi::sources::{SOURCES, SourceSimulator};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 #[derive(clap::Args)]
 #[command(next_help_heading = "Measuring a prior")]
 pub(crate) struct Options {
-    /// Measure the prior against this source of images: `vlbi-sources`
+    /// Measure the prior against this source of images: `vlbi-sources` or `vlbi-sources-spots`
     #[arg(long, value_name = "NAME")]
     pub(super) source: Option<String>,
     /// Fresh images, and as many of the training run, evenly spaced over it
@@ -79,14 +79,14 @@ impl Run {
 }
 
 /// The training run on this source, or why its images cannot be made again.
-fn training_run(options: &Options, info: &PriorInfo, size: usize) -> anyhow::Result<Result<Run, String>> {
+fn training_run(source: &str, options: &Options, info: &PriorInfo, size: usize) -> anyhow::Result<Result<Run, String>> {
     if let (Some(seed), Some(images)) = (options.train_seed, options.train_images) {
         return Ok(Ok(Run { seed, dihedral: false, images: 0..images }));
     }
     let Some((config, seen)) = training_of(info)? else {
         return Ok(Err("the file has no metadata \"training\" and \"images_seen\"; give --train-seed and --train-images".into()));
     };
-    if SourceSimulator::new(config.seed, size)?.describe() != info.card.trained_on {
+    if SourceSimulator::named(source, config.seed, size)?.describe() != info.card.trained_on {
         return Ok(Err("metadata trained_on does not describe this version of the source".into()));
     }
     Ok(Ok(Run { seed: config.seed, dihedral: config.dihedral, images: config.first_image..seen }))
@@ -156,8 +156,9 @@ struct Report<'a> {
 }
 
 pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Result<Outcome> {
-    if source != "vlbi-sources" {
-        bail!(anyhow!("no source of images is called {source:?}; there is vlbi-sources").context(Unusable));
+    if !SOURCES.contains(&source) {
+        let message = format!("no source of images is called {source:?}; there are {}", SOURCES.join(" and "));
+        bail!(anyhow!(message).context(Unusable));
     }
     if options.record && options.samples == 0 {
         bail!(anyhow!("--record stores the ring share of samples, and --samples is 0; give --samples 500").context(Unusable));
@@ -174,13 +175,13 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
         );
         bail!(anyhow!(message).context(Unusable));
     }
-    let run = training_run(options, &info, size).context(Unusable)?;
+    let run = training_run(source, options, &info, size).context(Unusable)?;
     let seed = options.seed.unwrap_or_else(|| run.as_ref().map_or(1, |r| r.seed.wrapping_add(1)));
     if run.as_ref().is_ok_and(|r| r.seed == seed) {
         bail!(anyhow!("--seed {seed} is that of the training run, whose images are not fresh; give another").context(Unusable));
     }
     let reference = options.images..options.images + options.reference;
-    let simulator = SourceSimulator::new(seed, size).context(Unusable)?;
+    let simulator = SourceSimulator::named(source, seed, size).context(Unusable)?;
     // A field that the gate cannot take should not be found out after minutes of sampling.
     passes_ring_gate(&simulator.image(0).1, size, options.fov).context(Unusable)?;
 
@@ -199,7 +200,7 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
             let count = options.images.min(run.saw());
             let number = |i| run.images.start + (i as u128 * run.saw() as u128 / count as u128) as u64;
             let numbers: Vec<u64> = (0..count).map(number).collect();
-            let simulator = SourceSimulator::new(run.seed, size).context(Unusable)?;
+            let simulator = SourceSimulator::named(source, run.seed, size).context(Unusable)?;
             let images = TrainingImages::new(&simulator, run.seed, run.dihedral);
             let errors = measure("network on training images", prior.as_ref(), &images, &numbers)?;
             (Ok((run, numbers.len())), Some(errors))

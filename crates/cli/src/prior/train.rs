@@ -3,6 +3,7 @@ use anyhow::{Context, anyhow, bail};
 use halation_nn::family::EdmForm;
 use halation_nn::train::{CHECKPOINT, Optimizer, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
 use halation_nn::{ImageFolder, ImageSource, PriorCard, UNetConfig};
+use halation_vlbi::sources::{SOURCES, SourceSimulator};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Debug;
 use std::io::IsTerminal;
@@ -26,7 +27,7 @@ use loss::LossArgs;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Where the images come from: a folder of PNG, TIFF, FITS or HDF5 files, all square and of one size, or `vlbi-sources`, the simulator of
-    /// compact radio sources
+    /// compact radio sources, or `vlbi-sources-spots`, the same with faint spots around 40 % of them and rougher structure noise
     source: String,
     /// Folder of the run
     #[arg(short, long, value_name = "DIR")]
@@ -142,11 +143,11 @@ fn folder_source(folder: ImageFolder) -> Opened {
 }
 
 fn open_simulator(name: &str, seed: u64, res: usize) -> anyhow::Result<Opened> {
-    if name != "vlbi-sources" {
-        let message = format!("no source of images and no folder is called {name:?}; there is vlbi-sources");
+    if !SOURCES.contains(&name) {
+        let message = format!("no source of images and no folder is called {name:?}; there are {}", SOURCES.join(" and "));
         bail!(anyhow!(message).context(Unusable));
     }
-    let source = halation_vlbi::sources::SourceSimulator::new(seed, res).context(Unusable)?;
+    let source = SourceSimulator::named(name, seed, res).context(Unusable)?;
     let card = PriorCard {
         range: [-1.0, 1.0],
         unit: "z = 2u - 1 with u = image/max; brightness I = F u / sum(u) for total flux F; flux centroid at the centre".into(),

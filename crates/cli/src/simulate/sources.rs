@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// One family only: gaussian-ring, flat-ring, crescent, accretion-flow, disk, gaussians, double, core-jet or clumps
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
+    /// Faint spots around 40 % of the sources and rougher structure noise, as `vlbi-sources-spots` has
+    #[arg(long)]
+    spots: bool,
     /// Contact sheet (.png), stack (.safetensors) or folder of FITS images
     #[arg(short, long, value_name = "OUT")]
     out: PathBuf,
@@ -74,6 +77,9 @@ impl Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let unusable = |e: halation_vlbi::Error| anyhow::anyhow!(e).context(Unusable);
     let mut simulator = SourceSimulator::new(args.seed, args.size).map_err(unusable)?;
+    if args.spots {
+        simulator = simulator.with_spots();
+    }
     if let Some(name) = &args.family {
         simulator = simulator.only(Family::from_name(name).map_err(unusable)?);
     }

@@ -23,6 +23,8 @@ pub(super) struct Draw<'a> {
     pub rng: &'a mut Sequence,
     pub fov_uas: f64,
     pub canvas: usize,
+    /// Structure noise of any roughness.
+    pub rough: bool,
 }
 
 impl Draw<'_> {
@@ -69,10 +71,12 @@ impl Draw<'_> {
             // From the finest that the coarsest canvas holds to one and a half canvases.
             let shortest = (source.canvas.half_uas() / 12.0).max(3.0);
             let longest = (3.0 * source.canvas.half_uas()).max(2.0 * shortest);
+            // From nearly scale-free to smooth.
+            let slope = if self.rough { self.rng.range(0.1, 1.0) } else { 0.75 };
             let waves: Vec<Wave> = (0..24)
                 .map(|_| {
                     let wavelength_uas = self.rng.log_range(shortest, longest);
-                    let weight = self.rng.normal() * (wavelength_uas / longest).powf(0.75);
+                    let weight = self.rng.normal() * (wavelength_uas / longest).powf(slope);
                     Wave { wavelength_uas, direction_rad: self.angle(), phase_rad: self.angle(), weight }
                 })
                 .collect();
