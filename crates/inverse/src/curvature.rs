@@ -4,8 +4,9 @@
 //! log L_rho(x) = -1/2 r^T (1 + rho^2 G)^-1 r - 1/2 log det(1 + rho^2 G), G = J J^T (exact for linear problems).
 
 use crate::numeric::{Factor, dot, symmetric_eigen};
-use crate::{Error, Likelihood, Result, Whitened};
+use crate::{Error, Likelihood, Problem, Result, Whitened};
 use ndarray::Array2;
+use std::sync::Arc;
 
 /// G of a linear problem, which all particles share, by its eigenvectors.
 pub(crate) struct SharedBasis {
@@ -61,6 +62,13 @@ impl SharedBasis {
         (self.rotate_back(&c), log)
     }
 
+    /// (1 + rho^2 G)^-1/2 v, by the symmetric root.
+    pub fn root(&self, v: &[f64], rho: f64) -> Vec<f64> {
+        let mut c = self.rotate(v);
+        c.iter_mut().zip(&self.values).for_each(|(c, g)| *c /= (1.0 + rho * rho * g).sqrt());
+        self.rotate_back(&c)
+    }
+
     fn log_likelihood_of(&self, coefficients: &[f64], rho: f64) -> f64 {
         let term = |(c, g): (&f64, &f64)| {
             let v = 1.0 + rho * rho * g;
@@ -84,6 +92,11 @@ pub(crate) fn whiten(at: &dyn Whitened, rho: f64) -> Result<(Vec<f64>, f64)> {
     covariance.diag_mut().iter_mut().for_each(|v| *v -= 1.0);
     let basis = SharedBasis::new(&covariance)?;
     Ok(basis.whiten(r, 1.0))
+}
+
+/// The eigenbasis of J J^T of a linear problem; none otherwise.
+pub(crate) fn shared_basis(problem: &Problem) -> Result<Option<Arc<SharedBasis>>> {
+    problem.likelihood.linear_gaussian().map(|_| SharedBasis::of(problem.likelihood).map(Arc::new)).transpose()
 }
 
 /// The residual at `x`.

@@ -48,7 +48,12 @@ pub(crate) struct Factor {
 impl Factor {
     pub fn new(a: &Array2<f64>, what: &str) -> Result<Self> {
         let lower = a.cholesky(UPLO::Lower).map_err(|e| Error::Numerical(format!("{what} cannot be factored: {e}")))?;
-        Ok(Self { lower })
+        Ok(Self { lower: lower.as_standard_layout().into_owned() })
+    }
+
+    fn rows(&self) -> impl DoubleEndedIterator<Item = (usize, &[f64])> + ExactSizeIterator {
+        let n = self.lower.ncols().max(1);
+        self.lower.as_slice().unwrap_or(&[]).chunks_exact(n).enumerate()
     }
 
     pub fn log_det(&self) -> f64 {
@@ -57,19 +62,25 @@ impl Factor {
 
     /// A^-1 b.
     pub fn solve(&self, b: &[f64]) -> Vec<f64> {
-        let n = b.len();
-        let l = self.lower.as_standard_layout();
-        let Some(l) = l.as_slice() else { return vec![f64::NAN; n] };
-        let mut x = b.to_vec();
-        for i in 0..n {
-            x[i] = (x[i] - dot(&l[i * n..i * n + i], &x[..i])) / l[i * n + i];
+        self.transposed_half(self.half(b.to_vec()))
+    }
+
+    /// L^-1 b, where A = L L^T.
+    pub fn half(&self, mut b: Vec<f64>) -> Vec<f64> {
+        for (i, row) in self.rows() {
+            b[i] = (b[i] - dot(&row[..i], &b[..i])) / row[i];
         }
-        for i in (0..n).rev() {
-            x[i] /= l[i * n + i];
-            let v = x[i];
-            x[..i].iter_mut().zip(&l[i * n..i * n + i]).for_each(|(x, l)| *x -= v * l);
+        b
+    }
+
+    /// L^-T b.
+    pub fn transposed_half(&self, mut b: Vec<f64>) -> Vec<f64> {
+        for (i, row) in self.rows().rev() {
+            b[i] /= row[i];
+            let v = b[i];
+            b[..i].iter_mut().zip(row).for_each(|(b, l)| *b -= v * l);
         }
-        x
+        b
     }
 
     /// L^-1 B.

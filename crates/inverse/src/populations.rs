@@ -1,13 +1,18 @@
 //! What solvers with two populations have in common, and what every label says of a bad fit.
 
-use crate::agreement::Agreement;
+use crate::agreement::{self, Agreement};
+use crate::numeric::systematic;
 use crate::{Error, Problem, Result};
-use halation_compute::Tensor;
+use halation_compute::{Philox, Tensor};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// A median reduced chi2 above this is said in the label: the largest that a result on real data may have (docs/m87.md).
 const LARGEST_CHI2: f64 = 1.5;
+
+/// Draws the log prior of which falls short of that of every prior sample by more than this are unlike the prior. Among images of M87* that fit alike it
+/// differs by 60; structures that wrong descents have forced fall short by hundreds.
+const UNLIKE: f64 = 100.0;
 
 /// Particles of both populations together, an even number, where `wanted` are enough for `draws`.
 pub(crate) fn particles(wanted: usize, draws: usize) -> Result<usize> {
@@ -40,6 +45,83 @@ pub(crate) fn shares(draws: usize) -> [usize; 2] {
 /// The number of different values.
 pub(crate) fn distinct(values: &[u64]) -> usize {
     values.iter().collect::<BTreeSet<_>>().len()
+}
+
+/// Which particles go on where those of each population that stand are copied in the place of the others, all with equal weight: `half` a population.
+pub(crate) fn copies(kept: &[Vec<usize>; 2], half: usize, rng: Philox, step: usize) -> Vec<usize> {
+    let of = |(p, kept): (usize, &Vec<usize>)| {
+        let u = rng.sequence(p as u64, step as u32).uniform();
+        systematic(&vec![0.0; kept.len()], half, u).into_iter().map(|i| kept[i]).collect::<Vec<_>>()
+    };
+    kept.iter().enumerate().flat_map(of).collect()
+}
+
+/// What two populations end with.
+pub(crate) struct Ended<'a> {
+    /// The images of both, one population after the other.
+    pub x: &'a Tensor,
+    /// Which stand, and the population of which none does, so that the other's stand for it.
+    pub kept: [Vec<usize>; 2],
+    pub lost_now: Option<usize>,
+    /// The population that was lost at an earlier choice.
+    pub lost_before: Option<usize>,
+    pub ancestors: &'a [u64],
+    pub log_prior: &'a [f64],
+    /// Lowest log prior of prior samples.
+    pub known: f64,
+}
+
+/// The draws that are returned.
+pub(crate) struct Returned {
+    pub index: Vec<usize>,
+    pub images: Tensor,
+    pub ancestors: Vec<u64>,
+    /// With the label, which says first what a user must not miss and `method` last.
+    pub attributes: Vec<(String, String)>,
+}
+
+impl Ended<'_> {
+    /// `draws` of those that stand.
+    pub fn draw(&self, problem: &Problem, draws: usize, method: &str, rng: Philox) -> Result<Returned> {
+        let shares = shares(draws);
+        let lost = self.lost_before.or(self.lost_now);
+        // Evenly from those that stand: copies of one state stand side by side. Both shares are of the same particles where a population is lost.
+        let (of, offsets) = if self.lost_now.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
+        let taken = |p: usize, i: usize| {
+            let (i, n) = (offsets[p] + i, self.kept[p].len());
+            self.kept[p][if n >= of { i * n / of } else { i % n }]
+        };
+        let index: Vec<usize> = (0..2).flat_map(|p| (0..shares[p]).map(move |i| (p, i))).map(|(p, i)| taken(p, i)).collect();
+        let images = self.x.select(&index)?;
+        let ancestors: Vec<u64> = index.iter().map(|i| self.ancestors[*i]).collect();
+        let particles: Vec<u64> = index.iter().map(|i| *i as u64).collect();
+        let repeats = draws - distinct(&particles);
+        // All that stand are compared, not only those that are returned; populations that have met prove nothing.
+        let agreement = if lost.is_none() {
+            let all: Vec<usize> = self.kept.concat();
+            let each: Vec<u64> = all.iter().map(|i| *i as u64).collect();
+            Some(agreement::compare(&self.x.select(&all)?, self.kept[0].len(), &each, rng)?)
+        } else {
+            None
+        };
+        let verdict = match &agreement {
+            None => "ONE OF TWO POPULATIONS FOUND NOTHING THAT FITS AS WELL, so that the other's structure is not confirmed",
+            Some(agreement) if agreement.agree() => "two populations agree",
+            Some(_) => "two populations do not agree: THE SPREAD SHOWN IS TOO SMALL",
+        };
+        let misfit = misfit_said(problem, &images)?;
+        let unlike = index.iter().filter(|i| self.log_prior[**i] < self.known - UNLIKE).count();
+        let unlike_said =
+            if unlike == 0 { String::new() } else { format!("{unlike} of {draws} draws ARE UNLIKE ANY IMAGE OF THE PRIOR; ") };
+        let repeated = if repeats == 0 { String::new() } else { format!("; {repeats} of {draws} draws repeat others") };
+        let mut attributes = vec![
+            ("label".into(), format!("{misfit}{unlike_said}{verdict}{repeated}; {method}")),
+            ("lowest_log_prior_of_prior_samples".into(), format!("{:.3}", self.known)),
+            ("draws_unlike_prior".into(), unlike.to_string()),
+        ];
+        attributes.extend(self::attributes(self.x.draws(), &ancestors, agreement.as_ref()));
+        Ok(Returned { index, images, ancestors, attributes })
+    }
 }
 
 /// What every output says of its populations: `ancestors` are those of the draws, the first population's share first; without an `agreement`

@@ -6,7 +6,7 @@ use crate::{Outcome, Unusable};
 use anyhow::{Context, Result, anyhow, bail};
 use halation_compute::Tensor;
 use halation_inverse::{
-    Dps, DpsWeight, Drive, Driven, GaussianMixture, Guided, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive,
+    Dps, DpsWeight, Drive, Driven, GaussianMixture, Guided, Langevin, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive,
 };
 use halation_io::{Existing, OutputDir, Started, partial_of, sha256_of_file};
 use halation_nn::Denoiser;
@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum SolverName {
     /// Reverse diffusion guided by the data, with restarts; for any data
     Guided,
+    /// Annealed Langevin dynamics scaled by the data's curvature, with restarts; for any data, on trial
+    Langevin,
     /// Annealed split Gibbs over two weighted populations; for linear problems
     PnpDm,
     /// Diffusion posterior sampling: approximate
@@ -56,15 +58,15 @@ pub(crate) struct SolverOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Noise levels [default: 158, nearly all of them visited twice (guided), 232 with four network calls each (pnp-dm)]
+    /// Noise levels [default: 158, nearly all of them visited twice (guided), 440 (langevin), 232 with four network calls each (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub levels: Option<usize>,
-    /// Particles of both populations together [default: as many as draws, at least 24 (guided); four for each draw beyond a dozen, at least 32 (pnp-dm)]
+    /// Particles of both populations together [default: as many as draws, at least 24 (guided) or 20 (langevin); four for each draw beyond a dozen, at least 32 (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub population: Option<usize>,
-    /// Descents after the first (guided) [default: 3]
+    /// Descents after the first [default: 3 (guided), 5 (langevin)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarts: Option<usize>,
@@ -188,51 +190,57 @@ pub(crate) struct Job<'a> {
 /// Unusable options or input, an output that is in the way, or a failure on the way.
 pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
     let o = job.solver;
-    match o.solver.unwrap_or(job.default_solver) {
+    let name = o.solver.unwrap_or(job.default_solver);
+    if name != SolverName::Dps && (o.dps_weight.is_some() || o.dps_zeta.is_some()) {
+        return Err(anyhow!("--dps-weight and --dps-zeta belong to --solver dps").context(Unusable));
+    }
+    let draws = o.draws.unwrap_or(20) as usize;
+    let of_populations = |levels: usize, particles: usize, restarts: Option<usize>| SolverOptions {
+        solver: Some(name),
+        levels: Some(levels),
+        population: Some(particles),
+        restarts,
+        ..o.clone()
+    };
+    match name {
         SolverName::Guided => {
-            if o.dps_weight.is_some() || o.dps_zeta.is_some() {
-                return Err(anyhow!("--dps-weight and --dps-zeta belong to --solver dps").context(Unusable));
-            }
             let default = Guided::default();
             let solver = Guided {
                 levels: o.levels.unwrap_or(default.levels),
                 population: o.population,
                 restarts: o.restarts.unwrap_or(default.restarts),
             };
-            let particles = solver.plan(problem, o.draws.unwrap_or(20) as usize).context(Unusable)?.particles;
+            let particles = solver.plan(problem, draws).context(Unusable)?.particles;
             let solver = Guided { population: Some(particles), ..solver };
-            let complete = SolverOptions {
-                solver: Some(SolverName::Guided),
-                levels: Some(solver.levels),
-                population: Some(particles),
-                restarts: Some(solver.restarts),
-                ..o.clone()
+            with_solver(problem, job, &solver, of_populations(solver.levels, particles, Some(solver.restarts)))
+        }
+        SolverName::Langevin => {
+            let default = Langevin::default();
+            let solver = Langevin {
+                levels: o.levels.unwrap_or(default.levels),
+                population: o.population,
+                restarts: o.restarts.unwrap_or(default.restarts),
             };
-            with_solver(problem, job, &solver, complete)
+            let particles = solver.plan(problem, draws).context(Unusable)?.particles;
+            let solver = Langevin { population: Some(particles), ..solver };
+            with_solver(problem, job, &solver, of_populations(solver.levels, particles, Some(solver.restarts)))
         }
         SolverName::PnpDm => {
-            if o.dps_weight.is_some() || o.dps_zeta.is_some() {
-                return Err(anyhow!("--dps-weight and --dps-zeta belong to --solver dps").context(Unusable));
-            }
             if o.restarts.is_some() {
-                return Err(anyhow!("--restarts belongs to --solver guided").context(Unusable));
+                return Err(anyhow!("--restarts belongs to --solver guided and langevin").context(Unusable));
             }
             let default = PnpDm::default();
             let solver = PnpDm { levels: o.levels.unwrap_or(default.levels), population: o.population, ..default };
-            let particles = solver.plan(problem, o.draws.unwrap_or(20) as usize).context(Unusable)?.particles;
+            let particles = solver.plan(problem, draws).context(Unusable)?.particles;
             let solver = PnpDm { population: Some(particles), ..solver };
-            let complete = SolverOptions {
-                solver: Some(SolverName::PnpDm),
-                levels: Some(solver.levels),
-                population: Some(particles),
-                ..o.clone()
-            };
-            with_solver(problem, job, &solver, complete)
+            with_solver(problem, job, &solver, of_populations(solver.levels, particles, None))
         }
         SolverName::Dps => {
             if o.levels.is_some() || o.population.is_some() || o.restarts.is_some() {
-                return Err(anyhow!("--levels and --population belong to --solver guided and pnp-dm, --restarts to guided")
-                    .context(Unusable));
+                return Err(anyhow!(
+                    "--levels and --population belong to --solver guided, langevin and pnp-dm, --restarts to guided and langevin"
+                )
+                .context(Unusable));
             }
             let zeta = o.dps_zeta.unwrap_or(1.0);
             let weighting = o.dps_weight.unwrap_or(Weighting::Paper);

@@ -13,8 +13,6 @@
 //! good, it goes on from the other's states, and then they are not compared. Draws that fit as no image of the prior would, where there are no better
 //! ones, are counted in the label.
 
-mod errors;
-mod plausibility;
 mod state;
 mod step;
 #[cfg(test)]
@@ -22,20 +20,17 @@ mod tests;
 
 pub use state::GuidedState;
 
-use crate::agreement;
-use crate::curvature::largest_curvature;
-use crate::numeric::systematic;
-use crate::populations;
+use crate::curvature::{largest_curvature, shared_basis};
+use crate::denoising_error::denoising_errors;
+use crate::plausibility::{self, Plausibility, log_prior};
+use crate::populations::{self, Ended, Returned};
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
-use errors::denoising_errors;
 use halation_compute::{Philox, Tensor};
 use halation_nn::ancestral_step;
 use halation_nn::schedule::geometric;
 use halation_posterior::{Ensemble, OutputKind};
-use plausibility::{Plausibility, log_prior};
 use rayon::prelude::*;
-use state::shared_basis;
 use std::ops::Range;
 use step::{carry, drift, guide, kick};
 
@@ -81,9 +76,6 @@ const NOMINAL_LAST: f64 = 0.0015;
 /// Levels at which the denoising error is measured, and prior samples on which.
 const NODES: usize = 12;
 const TRUTHS: usize = 24;
-/// Draws the log prior of which falls short of that of every prior sample by more than this are unlike the prior. Among images of M87* that fit alike it
-/// differs by 60; structures that wrong descents have forced fall short by hundreds.
-const UNLIKE: f64 = 100.0;
 /// States the log posterior of which (log-likelihood and log prior) falls short of the best by more than this are not chosen. Within one structure it
 /// should differ by less (standard deviation 3 to 7), but the descents scatter by as much; wrong structures that fit as well fall short by 30 to 250.
 const RULED_OUT: f64 = 40.0;
@@ -325,55 +317,29 @@ impl Solver for Guided {
 
     fn finish(&self, problem: &Problem, state: GuidedState) -> Result<Ensemble> {
         let draws = state.draws as usize;
-        let shares = populations::shares(draws);
         let log_likelihood: Vec<f64> = problem.likelihood.neg_log_and_grad(&state.x)?.0.iter().map(|v| -v).collect();
         let judged = Judged::of(problem, &state.x, log_likelihood, state.rng)?;
         let (kept, lost_now) = judged.standing(FINAL, true);
-        let lost = state.lost.or(lost_now);
-        // Evenly from those that stand: copies of one state stand side by side. Both shares are of the same particles where a population is lost.
-        let (of, offsets) = if lost_now.is_some() { (draws, [0, shares[0]]) } else { (shares[0], [0, 0]) };
-        let taken = |p: usize, i: usize| {
-            let (i, n) = (offsets[p] + i, kept[p].len());
-            kept[p][if n >= of { i * n / of } else { i % n }]
+        let ended = Ended {
+            x: &state.x,
+            kept,
+            lost_now,
+            lost_before: state.lost,
+            ancestors: &state.ancestors,
+            log_prior: &judged.log_prior,
+            known: state.known,
         };
-        let index: Vec<usize> = (0..2).flat_map(|p| (0..shares[p]).map(move |i| (p, i))).map(|(p, i)| taken(p, i)).collect();
-        let images = state.x.select(&index)?;
-        let ancestors: Vec<u64> = index.iter().map(|i| state.ancestors[*i]).collect();
-        let particles: Vec<u64> = index.iter().map(|i| *i as u64).collect();
-        let repeats = draws - populations::distinct(&particles);
-        // All that stand are compared, not only those that are returned; populations that have met prove nothing.
-        let agreement = if lost.is_none() {
-            let all: Vec<usize> = kept.concat();
-            let each: Vec<u64> = all.iter().map(|i| *i as u64).collect();
-            Some(agreement::compare(&state.x.select(&all)?, kept[0].len(), &each, state.rng.stream(RELABEL))?)
-        } else {
-            None
-        };
-        // What a user must not miss comes first.
-        let verdict = match &agreement {
-            None => "ONE OF TWO POPULATIONS FOUND NOTHING THAT FITS AS WELL, so that the other's structure is not confirmed",
-            Some(agreement) if agreement.agree() => "two populations agree",
-            Some(_) => "two populations do not agree: THE SPREAD SHOWN IS TOO SMALL",
-        };
-        let misfit = populations::misfit_said(problem, &images)?;
-        let log_prior: Vec<f64> = index.iter().map(|i| judged.log_prior[*i]).collect();
-        let unlike = log_prior.iter().filter(|p| **p < state.known - UNLIKE).count();
-        let unlike_said =
-            if unlike == 0 { String::new() } else { format!("{unlike} of {draws} draws ARE UNLIKE ANY IMAGE OF THE PRIOR; ") };
-        let repeated = if repeats == 0 { String::new() } else { format!("; {repeats} of {draws} draws repeat others") };
+        let Returned { index, images, ancestors, mut attributes } =
+            ended.draw(problem, draws, &self.label(), state.rng.stream(RELABEL))?;
         let pair = |v: [f64; 2]| format!("{:.6} {:.6}", v[0], v[1]);
-        let mut attributes = vec![
-            ("label".into(), format!("{misfit}{unlike_said}{verdict}{repeated}; {}", self.label())),
+        attributes.extend([
             ("largest_curvature".into(), format!("{:.6e}", state.curvature)),
             ("sigma_first_last".into(), pair([state.ladder[0], state.ladder[state.ladder.len() - 1]])),
-            ("lowest_log_prior_of_prior_samples".into(), format!("{:.3}", state.known)),
-            ("draws_unlike_prior".into(), unlike.to_string()),
             ("fewest_states_kept".into(), format!("{} {}", state.fewest_kept[0], state.fewest_kept[1])),
-        ];
-        attributes.extend(populations::attributes(state.x.draws(), &ancestors, agreement.as_ref()));
+        ]);
         let draws = Draws {
             images,
-            chains: if shares[0] == shares[1] { 2 } else { 1 },
+            chains: if ancestors.len().is_multiple_of(2) { 2 } else { 1 },
             network_evaluations: self.evaluations(&state.ladder, problem.pixel_range(), state.ends.len()),
             stats: vec![
                 (
@@ -384,7 +350,7 @@ impl Solver for Guided {
                 (
                     "log_prior".into(),
                     format!("log prior of the image between noise levels of {TOP} and {BOTTOM} pixel ranges, up to a constant"),
-                    log_prior,
+                    index.iter().map(|i| judged.log_prior[*i]).collect(),
                 ),
             ],
             attributes,
@@ -403,7 +369,7 @@ struct Judged {
 
 impl Judged {
     fn of(problem: &Problem, images: &Tensor, log_likelihood: Vec<f64>, rng: Philox) -> Result<Self> {
-        let Plausibility { log_prior, open } = log_prior(problem, images, [TOP, BOTTOM], rng.stream(PRIOR))?;
+        let Plausibility { log_prior, open, .. } = log_prior(problem, images, [TOP, BOTTOM], rng.stream(PRIOR))?;
         let ruled_out = RULED_OUT.max(RULED_OUT_SD * (0.5 * open).sqrt());
         Ok(Self { log_likelihood, log_prior, ruled_out })
     }
@@ -433,13 +399,10 @@ impl GuidedState {
     fn choose(&mut self, judged: &Judged, last: bool) -> Result<()> {
         let (kept, lost) = judged.standing(1.0, last);
         self.lost = self.lost.or(lost);
-        let half = self.x.draws() / 2;
-        let mut index = Vec::with_capacity(2 * half);
-        for (p, kept) in kept.iter().enumerate() {
-            self.fewest_kept[p] = self.fewest_kept[p].min(kept.len());
-            let u = self.rng.stream(SELECT).sequence(p as u64, self.step as u32).uniform();
-            index.extend(systematic(&vec![0.0; kept.len()], half, u).into_iter().map(|i| kept[i]));
+        for (fewest, kept) in self.fewest_kept.iter_mut().zip(&kept) {
+            *fewest = (*fewest).min(kept.len());
         }
+        let index = populations::copies(&kept, self.x.draws() / 2, self.rng.stream(SELECT), self.step);
         self.z = self.z.select(&index)?;
         self.x = self.x.select(&index)?;
         self.ancestors = index.iter().map(|i| self.ancestors[*i]).collect();

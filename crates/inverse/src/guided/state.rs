@@ -1,7 +1,7 @@
 //! Where a guided population stands.
 
-use super::errors::{self, DenoisingError};
-use crate::curvature::SharedBasis;
+use crate::curvature::{SharedBasis, shared_basis};
+use crate::denoising_error::{self, DenoisingError};
 use crate::solver::{put_tensor, tensor_of};
 use crate::{Checkpoint, Error, Problem, Result};
 use halation_compute::{Philox, Tensor};
@@ -37,11 +37,6 @@ pub struct GuidedState {
     pub(super) basis: Option<Arc<SharedBasis>>,
 }
 
-/// The eigenbasis of J J^T of a linear problem; none otherwise.
-pub(super) fn shared_basis(problem: &Problem) -> Result<Option<Arc<SharedBasis>>> {
-    problem.likelihood.linear_gaussian().map(|_| SharedBasis::of(problem.likelihood).map(Arc::new)).transpose()
-}
-
 impl GuidedState {
     /// That of the problem, computed at first use after a resume.
     pub(super) fn basis(&mut self, problem: &Problem) -> Result<Option<Arc<SharedBasis>>> {
@@ -66,7 +61,7 @@ impl Checkpoint for GuidedState {
         file.insert_f64("ladder", &[self.ladder.len()], self.ladder.clone());
         file.insert_u64("ends", &[self.ends.len()], self.ends.iter().map(|e| *e as u64).collect());
         let errors = self.errors.iter().flat_map(|e| e.to_array()).collect();
-        file.insert_f64("errors", &[self.errors.len(), errors::FIELDS], errors);
+        file.insert_f64("errors", &[self.errors.len(), denoising_error::FIELDS], errors);
         file.insert_f64("measured", &[2], vec![self.curvature, self.known]);
         let [k0, k1] = self.fewest_kept.map(|k| k as u64);
         let lost = self.lost.map_or(0, |p| p as u64 + 1);

@@ -1,7 +1,7 @@
 //! One level of the guided reverse diffusion.
 
-use super::errors::{DenoisingError, error_at};
 use crate::curvature::{SharedBasis, checked, whiten};
+use crate::denoising_error::{DenoisingError, error_at};
 use crate::numeric::dot;
 use crate::{Problem, Result};
 use halation_compute::Tensor;
@@ -18,7 +18,7 @@ pub(super) struct Guided {
     pub log_likelihood: Vec<f64>,
 }
 
-/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `errors` are those of [`denoising_errors`](super::errors::denoising_errors);
+/// E[x0 | x, data] and log p(data | x) of the states `x` at noise level `sigma`, where `errors` are those of [`denoising_errors`](crate::denoising_error::denoising_errors);
 /// `basis` is that of a linear problem.
 ///
 /// Given x the truth is taken as D plus a Gaussian, so that the data follow the likelihood linearised at D, seen through noise:

@@ -7,12 +7,12 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Numbers of a [`DenoisingError`] in a saved state.
-pub(super) const FIELDS: usize = 6;
+pub(crate) const FIELDS: usize = 6;
 
 /// The error at one noise level as standard deviation per unit length of image space, for an image of brightness b (see [`ln_brightness`]):
 /// ln e = `ln_error` + `slope` (ln b - `centre`), with ln b held within `bounds`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct DenoisingError {
+pub(crate) struct DenoisingError {
     pub sigma: f64,
     pub ln_error: f64,
     pub slope: f64,
@@ -54,7 +54,7 @@ fn ln_brightness(problem: &Problem, image: &[f32]) -> f64 {
 
 /// The error of the denoised `image` at `sigma`, by interpolation in logarithms between the levels of `nodes` (falling, evenly spaced in the logarithm);
 /// below the last in proportion to sigma.
-pub(super) fn error_at(nodes: &[DenoisingError], problem: &Problem, sigma: f64, image: &[f32]) -> f64 {
+pub(crate) fn error_at(nodes: &[DenoisingError], problem: &Problem, sigma: f64, image: &[f32]) -> f64 {
     let b = ln_brightness(problem, image);
     let (first, last) = (&nodes[0], &nodes[nodes.len() - 1]);
     let step = (last.sigma / first.sigma).ln() / (nodes.len() - 1) as f64;
@@ -69,7 +69,7 @@ pub(super) fn error_at(nodes: &[DenoisingError], problem: &Problem, sigma: f64, 
 
 /// Measures the error at each of `sigmas` on `truths` (prior samples x0). That of one truth is the e under which J (D(x0 + sigma eps, sigma) - x0) is most
 /// probable as e J N(0, 1) seen through the data's noise: every direction of the data counts by how much it can tell. `shared` is the basis of a linear problem.
-pub(super) fn denoising_errors(
+pub(crate) fn denoising_errors(
     problem: &Problem,
     shared: Option<&Arc<SharedBasis>>,
     truths: &Tensor,
@@ -137,8 +137,8 @@ fn ln_error(coefficients: &[f64], values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::shared_basis;
     use super::*;
+    use crate::curvature::shared_basis;
     use crate::testing::{Curved, g1, likelihood, problem};
     use halation_lapack as _;
     use ndarray::arr2;

@@ -8,12 +8,15 @@ use halation_nn::schedule::geometric;
 const LEVELS: usize = 12;
 
 /// Network calls of [`log_prior`] per image.
-pub(super) const CALLS: u64 = 2 * LEVELS as u64;
+pub(crate) const CALLS: u64 = 2 * LEVELS as u64;
 
 /// What the prior says of images.
-pub(super) struct Plausibility {
+pub(crate) struct Plausibility {
     /// log p of every image.
     pub log_prior: Vec<f64>,
+    /// What the prior holds about every image: log p and the logarithm of the volume, int tr(dD/dx) d ln sigma. Its mean over the samples of a prior does not
+    /// depend on the prior, nor on how complex the samples are, since E|x - D|^2 = sigma^2 E tr(dD/dx) at every level (Tweedie).
+    pub log_mass: Vec<f64>,
     /// Degrees of freedom that the prior leaves open at the lowest level, mean over the images: E|x - D|^2 / sigma^2. Of d open degrees of a Gaussian
     /// log p of its samples has variance d/2.
     pub open: f64,
@@ -24,11 +27,11 @@ pub(super) struct Plausibility {
 /// log p(x) = -int E|x - D(x + sigma eps, sigma)|^2 / sigma^2 d ln sigma (Kong, Brekelmans & Ver Steeg 2023, ICLR, with their SNR = 1 / sigma^2). What
 /// the denoiser cannot guess, it did not expect. The mean is taken over eps and -eps, the same for all images, so that their differences are
 /// less noisy than the values.
-pub(super) fn log_prior(problem: &Problem, images: &Tensor, [top, bottom]: [f64; 2], rng: Philox) -> Result<Plausibility> {
+pub(crate) fn log_prior(problem: &Problem, images: &Tensor, [top, bottom]: [f64; 2], rng: Philox) -> Result<Plausibility> {
     let n = images.draws();
     let levels = geometric(top * problem.pixel_range(), bottom * problem.pixel_range(), LEVELS);
     let step = (top / bottom).ln() / (LEVELS - 1) as f64;
-    let (mut log_prior, mut open) = (vec![0.0; n], 0.0);
+    let (mut log_prior, mut log_mass, mut open) = (vec![0.0; n], vec![0.0; n], 0.0);
     for (i, sigma) in levels.iter().enumerate() {
         let noise = rng.normal(0..1, i as u32, &problem.prior.item_shape())?;
         // Trapezoids, halved for the two signs.
@@ -45,13 +48,16 @@ pub(super) fn log_prior(problem: &Problem, images: &Tensor, [top, bottom]: [f64;
                     )));
                 }
                 *log -= weight * error / (sigma * sigma);
+                // Hutchinson's estimate of the trace by eps^T (D(x + sigma eps) - D(x - sigma eps)) / (2 sigma).
+                let trace: f64 = denoised.item(k).iter().zip(noise.data()).map(|(d, e)| sign * f64::from(*d) * f64::from(*e)).sum();
+                log_mass[k] += weight * (trace / sigma - error / (sigma * sigma));
                 if i + 1 == LEVELS {
                     open += 0.5 * error / (sigma * sigma * n as f64);
                 }
             }
         }
     }
-    Ok(Plausibility { log_prior, open })
+    Ok(Plausibility { log_prior, log_mass, open })
 }
 
 #[cfg(test)]
