@@ -80,18 +80,23 @@ impl SharedBasis {
 
 /// C^-1 r and log N(r; 0, C) up to a constant for C = 1 + the covariance of the residual under noise `rho` in every pixel.
 pub(crate) fn whiten(at: &dyn Whitened, rho: f64) -> Result<(Vec<f64>, f64)> {
-    let mut covariance = at.covariance(rho);
-    covariance.diag_mut().iter_mut().for_each(|v| *v += 1.0);
+    let factor = factor_one_plus(at.covariance(rho))?;
     let r = at.value();
-    if let Ok(factor) = Factor::new(&covariance, "1 + rho^2 J J^T of a particle") {
-        let solved = factor.solve(r);
-        let log = -0.5 * (dot(r, &solved) + factor.log_det());
-        return Ok((solved, log));
+    let solved = factor.solve(r);
+    let log = -0.5 * (dot(r, &solved) + factor.log_det());
+    Ok((solved, log))
+}
+
+/// The factor of 1 + `covariance`. Where rounding makes a nearly singular covariance indefinite, its negative eigenvalues count as zero.
+pub(crate) fn factor_one_plus(mut covariance: Array2<f64>) -> Result<Factor> {
+    const WHAT: &str = "1 + the covariance of the residual of a particle";
+    covariance.diag_mut().iter_mut().for_each(|v| *v += 1.0);
+    if let Ok(factor) = Factor::new(&covariance, WHAT) {
+        return Ok(factor);
     }
-    // Where rounding makes a nearly singular J J^T indefinite: its eigenvectors with the negative eigenvalues set to zero.
-    covariance.diag_mut().iter_mut().for_each(|v| *v -= 1.0);
-    let basis = SharedBasis::new(&covariance)?;
-    Ok(basis.whiten(r, 1.0))
+    let (values, vectors) = symmetric_eigen(&covariance)?;
+    let scaled = &vectors * &values.iter().map(|v| v.max(1.0)).collect::<ndarray::Array1<f64>>();
+    Factor::new(&scaled.dot(&vectors.t()), WHAT)
 }
 
 /// The eigenbasis of J J^T of a linear problem; none otherwise.
@@ -115,4 +120,20 @@ pub(crate) fn checked(whitened: Option<Box<dyn Whitened + '_>>) -> Result<Box<dy
 /// |J^T J|, the largest eigenvalue, at one image.
 pub(crate) fn largest_curvature(likelihood: &dyn Likelihood, x: &[f32]) -> Result<f64> {
     Ok(crate::numeric::largest_eigenvalue(&linearise(likelihood, x)?.gram()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halation_lapack as _;
+    use ndarray::arr2;
+
+    /// Eigenvalues 4 and -2, the latter made by rounding: as 4 and 0.
+    #[test]
+    fn an_indefinite_covariance_is_mended() {
+        let factor = factor_one_plus(arr2(&[[1.0, 3.0], [3.0, 1.0]])).unwrap();
+        assert!((factor.log_det() - 5f64.ln()).abs() < 1e-12);
+        let solved = factor.solve(&[1.0, -1.0]);
+        assert!((solved[0] - 1.0).abs() < 1e-12 && (solved[1] + 1.0).abs() < 1e-12, "{solved:?}");
+    }
 }

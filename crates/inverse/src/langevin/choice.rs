@@ -2,9 +2,8 @@
 
 use super::TOP;
 use super::levels::BOTTOM;
-use crate::curvature::checked;
+use crate::curvature::{checked, factor_one_plus};
 use crate::denoising_error::{DenoisingError, error_at};
-use crate::numeric::Factor;
 use crate::plausibility::{Plausibility, log_prior};
 use crate::{Problem, Result};
 use halation_compute::{Philox, Tensor};
@@ -36,9 +35,7 @@ impl Judged {
                 let image = images.item(i);
                 let error = error_at(errors, problem, TOP * problem.pixel_range(), image);
                 let at = checked(problem.likelihood.residual_under_noise(image, error)?)?;
-                let mut seen = at.gram() * (error * error);
-                seen.diag_mut().iter_mut().for_each(|v| *v += 1.0);
-                let information = 0.5 * Factor::new(&seen, "1 + e^2 J J^T of a particle")?.log_det();
+                let information = 0.5 * factor_one_plus(at.gram() * (error * error))?.log_det();
                 Ok(log_likelihood[i] + log_mass[i] - information)
             })
             .collect::<Result<_>>()?;

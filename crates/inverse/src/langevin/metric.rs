@@ -1,6 +1,6 @@
 //! Langevin dynamics scaled by the curvature that data and noise give.
 
-use crate::curvature::SharedBasis;
+use crate::curvature::{SharedBasis, factor_one_plus};
 use crate::numeric::{Factor, dot};
 use crate::{Result, Whitened};
 use halation_compute::Sequence;
@@ -32,17 +32,12 @@ impl<'a> Metric<'a> {
         if let Some(basis) = basis {
             return Ok(Self { at, sigma, data: Data::Shared(basis, error) });
         }
-        let gram = at.gram();
-        let factor = |mut covariance: ndarray::Array2<f64>, what| {
-            covariance.diag_mut().iter_mut().for_each(|v| *v += 1.0);
-            Ok::<_, crate::Error>((Factor::new(&covariance, what)?, covariance))
-        };
+        let by_noise = at.gram() * (sigma * sigma);
         let data = if error > 0.0 {
-            let (first, covariance) = factor(at.covariance(error), "1 + e^2 J J^T of a particle")?;
-            let both = covariance + gram * (sigma * sigma);
-            Data::Own(Some(first), Factor::new(&both, "1 + (e^2 + sigma^2) J J^T of a particle")?)
+            let covariance = at.covariance(error);
+            Data::Own(Some(factor_one_plus(covariance.clone())?), factor_one_plus(covariance + by_noise)?)
         } else {
-            Data::Own(None, factor(gram * (sigma * sigma), "1 + sigma^2 J J^T of a particle")?.0)
+            Data::Own(None, factor_one_plus(by_noise)?)
         };
         Ok(Self { at, sigma, data })
     }
