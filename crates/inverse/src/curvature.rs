@@ -5,7 +5,9 @@
 
 use crate::numeric::{Factor, dot, symmetric_eigen};
 use crate::{Error, Likelihood, Problem, Result, Whitened};
+use halation_compute::Tensor;
 use ndarray::Array2;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// G of a linear problem, which all particles share, by its eigenvectors.
@@ -120,6 +122,24 @@ pub(crate) fn checked(whitened: Option<Box<dyn Whitened + '_>>) -> Result<Box<dy
 /// |J^T J|, the largest eigenvalue, at one image.
 pub(crate) fn largest_curvature(likelihood: &dyn Likelihood, x: &[f32]) -> Result<f64> {
     Ok(crate::numeric::largest_eigenvalue(&linearise(likelihood, x)?.gram()))
+}
+
+/// The median over up to eight images of a population of what is found at each.
+pub(crate) fn typical(images: &Tensor, found: impl Fn(&[f32]) -> Result<f64> + Sync) -> Result<f64> {
+    let points = images.draws().min(8);
+    let mut values: Vec<f64> =
+        (0..points).into_par_iter().map(|i| found(images.item(i * images.draws() / points))).collect::<Result<_>>()?;
+    values.sort_by(f64::total_cmp);
+    Ok(values[points / 2])
+}
+
+/// The largest eigenvalue of J^T J of a population, a positive number.
+pub(crate) fn typical_curvature(problem: &Problem, images: &Tensor) -> Result<f64> {
+    let top = typical(images, |image| largest_curvature(problem.likelihood, image))?;
+    if !(top > 0.0 && top.is_finite()) {
+        return Err(Error::Numerical(format!("the largest eigenvalue of J^T J is {top}: the data do not depend on the image")));
+    }
+    Ok(top)
 }
 
 #[cfg(test)]

@@ -52,6 +52,13 @@ fn ln_brightness(problem: &Problem, image: &[f32]) -> f64 {
     (image.iter().map(above).sum::<f64>() / problem.pixel_range()).max(f64::MIN_POSITIVE).ln()
 }
 
+/// A line for the log.
+pub(crate) fn said(errors: &[DenoisingError]) -> String {
+    let each: Vec<String> =
+        errors.iter().map(|e| format!("{:.3}: {:.3} ({:+.2})", e.sigma, e.ln_error.exp() / e.sigma, e.slope)).collect();
+    format!("denoising error along the data over the noise level (and its power of the image's brightness): {}", each.join(", "))
+}
+
 /// The error of the denoised `image` at `sigma`, by interpolation in logarithms between the levels of `nodes` (falling, evenly spaced in the logarithm);
 /// below the last in proportion to sigma.
 pub(crate) fn error_at(nodes: &[DenoisingError], problem: &Problem, sigma: f64, image: &[f32]) -> f64 {

@@ -47,6 +47,32 @@ pub(crate) fn distinct(values: &[u64]) -> usize {
     values.iter().collect::<BTreeSet<_>>().len()
 }
 
+/// States that are not finite stop a run.
+pub(crate) fn finite(states: &Tensor, sigma: f64) -> Result<()> {
+    match (0..states.draws()).find(|i| states.item(*i).iter().any(|v| !v.is_finite())) {
+        Some(i) => Err(Error::Numerical(format!("particle {i} is not finite at noise level {sigma}"))),
+        None => Ok(()),
+    }
+}
+
+/// Which particles stand: those the weight (a logarithm) of which falls short of the best of their population by no more than `own`, and of the best of both by
+/// no more than `both`. A population of which nothing stands is lost: the other's stand in its place.
+pub(crate) fn standing(weights: &[f64], own: f64, both: f64) -> ([Vec<usize>; 2], Option<usize>) {
+    let half = weights.len() / 2;
+    let best = |weights: &[f64]| weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let of_both = best(weights) - both;
+    let mut kept = [0, half].map(|first| {
+        let members = first..first + half;
+        let least = of_both.max(best(&weights[members.clone()]) - own);
+        members.filter(|i| weights[*i] >= least).collect::<Vec<_>>()
+    });
+    let lost = kept.iter().position(Vec::is_empty);
+    if let Some(p) = lost {
+        kept[p] = kept[1 - p].clone();
+    }
+    (kept, lost)
+}
+
 /// Which particles go on where those of each population that stand are copied in the place of the others, all with equal weight: `half` a population.
 pub(crate) fn copies(kept: &[Vec<usize>; 2], half: usize, rng: Philox, step: usize) -> Vec<usize> {
     let of = |(p, kept): (usize, &Vec<usize>)| {

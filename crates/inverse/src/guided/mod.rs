@@ -20,8 +20,8 @@ mod tests;
 
 pub use state::GuidedState;
 
-use crate::curvature::{largest_curvature, shared_basis};
-use crate::denoising_error::denoising_errors;
+use crate::curvature::{shared_basis, typical_curvature};
+use crate::denoising_error::{self, denoising_errors};
 use crate::plausibility::{self, Plausibility, log_prior};
 use crate::populations::{self, Ended, Returned};
 use crate::start::{START_CALLS, sample_prior};
@@ -30,7 +30,6 @@ use halation_compute::{Philox, Tensor};
 use halation_nn::ancestral_step;
 use halation_nn::schedule::geometric;
 use halation_posterior::{Ensemble, OutputKind};
-use rayon::prelude::*;
 use std::ops::Range;
 use step::{carry, drift, guide, kick};
 
@@ -132,16 +131,7 @@ impl Guided {
     /// The last noise level, half of the smallest standard deviation that the data leave, and the largest eigenvalue of J^T J, the median over
     /// images of the population.
     fn last_level(&self, problem: &Problem, x: &Tensor) -> Result<(f64, f64)> {
-        let points = x.draws().min(8);
-        let mut values: Vec<f64> = (0..points)
-            .into_par_iter()
-            .map(|i| largest_curvature(problem.likelihood, x.item(i * x.draws() / points)))
-            .collect::<Result<_>>()?;
-        values.sort_by(f64::total_cmp);
-        let top = values[points / 2];
-        if !(top > 0.0 && top.is_finite()) {
-            return Err(Error::Numerical(format!("the largest eigenvalue of J^T J is {top}: the data do not depend on the image")));
-        }
+        let top = typical_curvature(problem, x)?;
         Ok((0.5 / top.sqrt(), top))
     }
 }
@@ -237,8 +227,6 @@ impl Solver for Guided {
     }
 
     fn describe(&self, state: &GuidedState) -> Vec<String> {
-        let percent: Vec<String> =
-            state.errors.iter().map(|e| format!("{:.3}: {:.3} ({:+.2})", e.sigma, e.ln_error.exp() / e.sigma, e.slope)).collect();
         vec![
             format!(
                 "largest eigenvalue of J^T J {:.4e}; {} levels in {} descents from {:.4} to {:.4}; {} particles in two populations",
@@ -249,10 +237,7 @@ impl Solver for Guided {
                 state.ladder[state.ladder.len() - 1],
                 state.x.draws()
             ),
-            format!(
-                "denoising error along the data over the noise level (and its power of the image's brightness): {}",
-                percent.join(", ")
-            ),
+            denoising_error::said(&state.errors),
         ]
     }
 
@@ -273,9 +258,7 @@ impl Solver for Guided {
             kick(&mut state.momentum, &state.z, &guided.denoised, sigma);
             carry(&mut state.before, &predicted, &guided.denoised);
         }
-        if let Some(i) = guided.denoised.data().iter().position(|v| !v.is_finite()) {
-            return Err(Error::Numerical(format!("particle {} is not finite at noise level {sigma}", i / problem.len())));
-        }
+        populations::finite(&guided.denoised, sigma)?;
         let noise = state.rng.stream(NOISE).normal(0..n as u64, k as u32 + 1, &item)?;
         if k + 1 == state.ladder.len() {
             state.x = guided.denoised;
@@ -377,19 +360,9 @@ impl Judged {
     /// Which particles stand: those the log posterior of which falls short of the best of their population, or of both where the populations are to
     /// `meet`, by no more than `slack` times what it may. A population of which nothing stands is lost: the other's stand in its place.
     fn standing(&self, slack: f64, meet: bool) -> ([Vec<usize>; 2], Option<usize>) {
-        let half = self.log_likelihood.len() / 2;
         let posterior: Vec<f64> = self.log_likelihood.iter().zip(&self.log_prior).map(|(l, p)| l + p).collect();
-        let mut kept = [0, 1].map(|p| {
-            let own = p * half..(p + 1) * half;
-            let rivals = if meet { &posterior } else { &posterior[own.clone()] };
-            let best = rivals.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            own.filter(|i| posterior[*i] >= best - slack * self.ruled_out).collect::<Vec<_>>()
-        });
-        let lost = kept.iter().position(Vec::is_empty);
-        if let Some(p) = lost {
-            kept[p] = kept[1 - p].clone();
-        }
-        (kept, lost)
+        let short = slack * self.ruled_out;
+        populations::standing(&posterior, short, if meet { short } else { f64::INFINITY })
     }
 }
 

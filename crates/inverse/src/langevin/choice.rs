@@ -5,7 +5,7 @@ use super::levels::BOTTOM;
 use crate::curvature::{checked, factor_one_plus};
 use crate::denoising_error::{DenoisingError, error_at};
 use crate::plausibility::{Plausibility, log_prior};
-use crate::{Problem, Result};
+use crate::{Problem, Result, populations};
 use halation_compute::{Philox, Tensor};
 use rayon::prelude::*;
 
@@ -42,21 +42,9 @@ impl Judged {
         Ok(Self { log_prior, log_weight, ruled_out: RULED_OUT.max(RULED_OUT_SD * (0.5 * open).sqrt()) })
     }
 
-    /// Which particles stand: those the log weight of which falls short of the best of their population by no more than `own` times what it may, and of the best
-    /// of both by no more than `other` times. A population of which nothing stands is lost: the other's stand in its place.
+    /// Which particles stand where a log weight may fall short of the best of its population by `own` times what it may, and of the best of both by `other`
+    /// times ([`populations::standing`]).
     pub fn standing(&self, own: f64, other: f64) -> ([Vec<usize>; 2], Option<usize>) {
-        let half = self.log_weight.len() / 2;
-        let best = |weights: &[f64]| weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let of_both = best(&self.log_weight) - other * self.ruled_out;
-        let mut kept = [0, half].map(|first| {
-            let members = first..first + half;
-            let least = of_both.max(best(&self.log_weight[members.clone()]) - own * self.ruled_out);
-            members.filter(|i| self.log_weight[*i] >= least).collect::<Vec<_>>()
-        });
-        let lost = kept.iter().position(Vec::is_empty);
-        if let Some(p) = lost {
-            kept[p] = kept[1 - p].clone();
-        }
-        (kept, lost)
+        populations::standing(&self.log_weight, own * self.ruled_out, other * self.ruled_out)
     }
 }

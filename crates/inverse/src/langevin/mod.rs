@@ -19,8 +19,8 @@ mod tests;
 
 pub use state::LangevinState;
 
-use crate::curvature::{largest_curvature, shared_basis};
-use crate::denoising_error::denoising_errors;
+use crate::curvature::{shared_basis, typical_curvature};
+use crate::denoising_error::{self, denoising_errors};
 use crate::plausibility;
 use crate::populations::{self, Ended, Returned};
 use crate::start::{START_CALLS, sample_prior};
@@ -30,7 +30,6 @@ use halation_compute::{Philox, Tensor};
 use halation_nn::schedule::geometric;
 use halation_posterior::{Ensemble, OutputKind};
 use levels::{BOTTOM, Descent, LAST, TOP, TURN, descents, sigmas};
-use rayon::prelude::*;
 use std::ops::Range;
 use step::{END_CALLS, Known, Level, Moving, ended, guided, settled, turn};
 
@@ -111,34 +110,11 @@ impl Langevin {
         CAUTION.powf(at.clamp(0.0, 1.0))
     }
 
-    /// The largest eigenvalue of J^T J, the median over images of the population.
-    fn curvature(problem: &Problem, x: &Tensor) -> Result<f64> {
-        let points = x.draws().min(8);
-        let mut values: Vec<f64> = (0..points)
-            .into_par_iter()
-            .map(|i| largest_curvature(problem.likelihood, x.item(i * x.draws() / points)))
-            .collect::<Result<_>>()?;
-        values.sort_by(f64::total_cmp);
-        let top = values[points / 2];
-        if !(top > 0.0 && top.is_finite()) {
-            return Err(Error::Numerical(format!("the largest eigenvalue of J^T J is {top}: the data do not depend on the image")));
-        }
-        Ok(top)
-    }
-
     /// The noise levels of descent `i`, which turns where the data of `images` allow it.
     fn sigmas(&self, problem: &Problem, images: &Tensor, i: usize) -> Result<Vec<f64>> {
         let range = problem.pixel_range();
         let turn = turn(problem, images, TURN * range)? / range;
         Ok(sigmas(i, &self.descents()[i], turn).into_iter().map(|s| s * range).collect())
-    }
-}
-
-/// The states that are not finite stop a run.
-fn finite(images: &Tensor, sigma: f64) -> Result<()> {
-    match (0..images.draws()).find(|i| images.item(*i).iter().any(|v| !v.is_finite())) {
-        Some(i) => Err(Error::Numerical(format!("particle {i} is not finite at noise level {sigma}"))),
-        None => Ok(()),
     }
 }
 
@@ -186,7 +162,7 @@ impl Solver for Langevin {
         let range = problem.pixel_range();
         let truths = sample_prior(problem.prior, range, rng.stream(START), 0..particles.max(TRUTHS) as u64)?;
         let x = truths.select(&(0..particles).collect::<Vec<_>>())?;
-        let curvature = Self::curvature(problem, &x)?;
+        let curvature = typical_curvature(problem, &x)?;
         let data = problem.likelihood.residual(x.item(0))?.map_or(0, |at| at.value().len());
         let truths = truths.select(&(0..TRUTHS).collect::<Vec<_>>())?;
         let top = TOP * range;
@@ -218,8 +194,6 @@ impl Solver for Langevin {
     }
 
     fn describe(&self, state: &LangevinState) -> Vec<String> {
-        let percent: Vec<String> =
-            state.errors.iter().map(|e| format!("{:.3}: {:.3} ({:+.2})", e.sigma, e.ln_error.exp() / e.sigma, e.slope)).collect();
         vec![
             format!(
                 "largest eigenvalue of J^T J {:.4e}; {} levels in {} descents; {} particles in two populations",
@@ -228,10 +202,7 @@ impl Solver for Langevin {
                 self.restarts + 1,
                 state.x.draws()
             ),
-            format!(
-                "denoising error along the data over the noise level (and its power of the image's brightness): {}",
-                percent.join(", ")
-            ),
+            denoising_error::said(&state.errors),
         ]
     }
 
@@ -255,7 +226,7 @@ impl Solver for Langevin {
             let caution = self.caution(problem, state.descent, level.sigma);
             guided(problem, basis, moving, noise, level, (&state.errors, caution))?
         };
-        finite(&known.images, level.sigma)?;
+        populations::finite(&known.images, level.sigma)?;
         state.x = known.images;
         let stage = match state.descent {
             _ if settling => "settling",
@@ -268,7 +239,7 @@ impl Solver for Langevin {
             state.choose(&judged, if settling { FINISHED } else { 1.0 }, last)?;
             state.descent += 1;
             state.sigmas = self.sigmas(problem, &state.x, state.descent)?;
-            state.curvature = Self::curvature(problem, &state.x)?;
+            state.curvature = typical_curvature(problem, &state.x)?;
             let up = state.sigmas[0] as f32;
             let noise = state.rng.stream(NOISE).normal(0..state.x.draws() as u64, k as u32 + 1, &problem.prior.item_shape())?;
             state.z.data_mut().iter_mut().zip(state.x.data()).zip(noise.data()).for_each(|((z, x), e)| *z = x + up * e);

@@ -1,7 +1,7 @@
 //! One step of a population at one noise level.
 
 use super::metric::Metric;
-use crate::curvature::{SharedBasis, checked, linearise};
+use crate::curvature::{SharedBasis, checked, linearise, typical};
 use crate::denoising_error::{DenoisingError, error_at};
 use crate::numeric::dot;
 use crate::{Problem, Result};
@@ -176,17 +176,11 @@ fn score(x: &[f32], z: &[f32], sigma: f64) -> Vec<f64> {
 /// The noise level at and below which the likelihood may be taken at the noisy state itself: `highest` where the data are linear, less where a visibility
 /// is so small against the noise that its logarithm and its angle bend. `images` are those of the population; the median of eight of them counts.
 pub(super) fn turn(problem: &Problem, images: &Tensor, highest: f64) -> Result<f64> {
-    let points = images.draws().min(8);
-    let mut levels: Vec<f64> = (0..points)
-        .into_par_iter()
-        .map(|i| {
-            let at = checked(problem.likelihood.residual_under_noise(images.item(i * images.draws() / points), highest)?)?;
-            let linear = highest * highest * at.gram().diag().sum();
-            let left_out = at.covariance(highest).diag().sum() - linear;
-            // It grows with the fourth power of the noise, the rest with the second.
-            Ok(highest * (LEFT_OUT * linear / left_out.max(LEFT_OUT * linear)).sqrt())
-        })
-        .collect::<Result<_>>()?;
-    levels.sort_by(f64::total_cmp);
-    Ok(levels[points / 2])
+    typical(images, |image| {
+        let at = checked(problem.likelihood.residual_under_noise(image, highest)?)?;
+        let linear = highest * highest * at.gram().diag().sum();
+        let left_out = at.covariance(highest).diag().sum() - linear;
+        // It grows with the fourth power of the noise, the rest with the second.
+        Ok(highest * (LEFT_OUT * linear / left_out.max(LEFT_OUT * linear)).sqrt())
+    })
 }
