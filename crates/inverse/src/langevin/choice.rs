@@ -21,6 +21,8 @@ pub(super) struct Judged {
     pub log_weight: Vec<f64>,
     /// How far a log weight may fall short of the best.
     pub ruled_out: f64,
+    /// Degrees of freedom that the prior leaves open.
+    pub open: f64,
 }
 
 impl Judged {
@@ -39,12 +41,11 @@ impl Judged {
                 Ok(log_likelihood[i] + log_mass[i] - information)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { log_prior, log_weight, ruled_out: RULED_OUT.max(RULED_OUT_SD * (0.5 * open).sqrt()) })
+        Ok(Self { log_prior, log_weight, ruled_out: RULED_OUT.max(RULED_OUT_SD * (0.5 * open).sqrt()), open })
     }
 
-    /// Which particles stand where a log weight may fall short of the best of its population by `own` times what it may, and of the best of both by `other`
-    /// times ([`populations::standing`]).
-    pub fn standing(&self, own: f64, other: f64) -> ([Vec<usize>; 2], Option<usize>) {
-        populations::standing(&self.log_weight, own * self.ruled_out, other * self.ruled_out)
+    /// Which particles stand ([`populations::standing`]), measured by the best of their population alone, or of the `two`.
+    pub fn standing(&self, two: bool) -> ([Vec<usize>; 2], Option<usize>) {
+        populations::standing(&self.log_weight, self.ruled_out, if two { self.ruled_out } else { f64::INFINITY })
     }
 }

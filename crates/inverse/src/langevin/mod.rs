@@ -10,6 +10,7 @@
 //! ones, are counted in the label.
 
 mod choice;
+mod families;
 mod levels;
 mod metric;
 mod state;
@@ -26,6 +27,7 @@ use crate::populations::{self, Ended, Returned};
 use crate::start::{START_CALLS, sample_prior};
 use crate::{Draws, Error, Needs, Plan, Problem, Result, Solver, StepInfo, check_needs};
 use choice::Judged;
+use families::Families;
 use halation_compute::{Philox, Tensor};
 use halation_nn::schedule::geometric;
 use halation_posterior::{Ensemble, OutputKind};
@@ -68,8 +70,9 @@ const CAUTIOUS_LAST: [f64; 2] = [0.1, 0.015];
 /// Levels at which the denoising error is measured, and prior samples on which.
 const NODES: usize = 12;
 const TRUTHS: usize = 24;
-/// Of what a log weight may fall short, the share that it may within a population where images are finished.
-const FINISHED: f64 = 2.0 / 3.0;
+/// Structures that hold less than this, as a logarithm and over the best of their population, are dropped; a population that holds less, over the other, has
+/// found nothing as good.
+const NEGLIGIBLE: f64 = -4.6;
 
 impl Langevin {
     fn particles(&self, draws: usize) -> Result<usize> {
@@ -184,6 +187,7 @@ impl Solver for Langevin {
             momentum: rng.stream(DYNAMICS).normal(0..particles as u64, 0, &problem.prior.item_shape())?,
             data_momentum: vec![0.0; particles * data],
             ancestors: (0..particles as u64).collect(),
+            families: Families::new((0..particles as u64).collect()),
             errors,
             curvature,
             known,
@@ -236,7 +240,7 @@ impl Solver for Langevin {
         if level.next.is_none() && state.descent < self.restarts {
             let judged = state.judge(problem, (!settling).then_some(known.log_likelihood))?;
             let last = state.descent + 1 == self.restarts;
-            state.choose(&judged, if settling { FINISHED } else { 1.0 }, last)?;
+            state.choose(&judged, settling, last)?;
             state.descent += 1;
             state.sigmas = self.sigmas(problem, &state.x, state.descent)?;
             state.curvature = typical_curvature(problem, &state.x)?;
@@ -255,10 +259,10 @@ impl Solver for Langevin {
         })
     }
 
-    fn finish(&self, problem: &Problem, state: LangevinState) -> Result<Ensemble> {
+    fn finish(&self, problem: &Problem, mut state: LangevinState) -> Result<Ensemble> {
         let draws = state.draws as usize;
         let judged = state.judge(problem, None)?;
-        let (kept, lost_now) = judged.standing(1.0, 1.0);
+        let (kept, _, lost_now) = state.weighed(&judged, true);
         let ended = Ended {
             x: &state.x,
             kept,
@@ -313,17 +317,51 @@ impl LangevinState {
         Judged::of(problem, &self.x, &log_likelihood, &self.errors, self.rng.stream(PRIOR))
     }
 
-    /// Drops states that data and prior rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
-    /// their descent already.
-    fn choose(&mut self, judged: &Judged, own: f64, last: bool) -> Result<()> {
-        let (kept, lost) = judged.standing(own, if last { 1.0 } else { f64::INFINITY });
+    /// The particles of each population that stand, the logarithms of their weights, and the population that found nothing as good as the other did, where
+    /// the `two` are measured by each other. Particles count by what their structure holds.
+    fn weighed(&mut self, judged: &Judged, two: bool) -> ([Vec<usize>; 2], [Vec<f64>; 2], Option<usize>) {
+        let (mut kept, mut lost) = judged.standing(two);
+        let own = lost.map_or(0..2, |p| 1 - p..2 - p);
+        self.families.add(&judged.log_weight, kept[own].iter().flatten().copied());
+        let evidence = self.families.log_evidence(judged.open);
+        for kept in &mut kept {
+            let of = |i: usize| evidence[self.families.of[i] as usize];
+            let best = kept.iter().map(|i| of(*i)).fold(f64::NEG_INFINITY, f64::max);
+            kept.retain(|i| of(*i) > best + NEGLIGIBLE);
+        }
+        let held = [0, 1].map(|p| self.families.held(&evidence, &kept[p]));
+        if two && lost.is_none() {
+            lost = [0, 1].into_iter().find(|p| held[*p] - held[1 - p] < NEGLIGIBLE);
+        }
+        if let Some(p) = lost {
+            kept[p] = kept[1 - p].clone();
+        }
+        let log_weights = [0, 1].map(|p| self.families.log_weights(&evidence, &kept[p]));
+        (kept, log_weights, lost)
+    }
+
+    /// Drops states that data and prior rule out and copies the others in their place: with equal weight while structures form, since their likelihood is in their
+    /// descent already, by what their structure holds where images are `finished`.
+    fn choose(&mut self, judged: &Judged, finished: bool, last: bool) -> Result<()> {
+        let (kept, log_weights, lost) = if finished {
+            self.weighed(judged, last)
+        } else {
+            let (kept, lost) = judged.standing(last);
+            let alike = [0, 1].map(|p| vec![0.0; kept[p].len()]);
+            (kept, alike, lost)
+        };
         self.lost = self.lost.or(lost);
         for (fewest, kept) in self.fewest_kept.iter_mut().zip(&kept) {
             *fewest = (*fewest).min(kept.len());
         }
-        let index = populations::copies(&kept, self.x.draws() / 2, self.rng.stream(SELECT), self.step);
+        let index = populations::copies(&kept, &log_weights, self.x.draws() / 2, self.rng.stream(SELECT), self.step);
         self.x = self.x.select(&index)?;
         self.ancestors = index.iter().map(|i| self.ancestors[*i]).collect();
+        if finished {
+            self.families.of = index.iter().map(|i| self.families.of[*i]).collect();
+        } else {
+            self.families = Families::new(index.iter().map(|i| *i as u64).collect());
+        }
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Where the populations stand.
 
+use super::families::Families;
 use crate::curvature::{SharedBasis, shared_basis};
 use crate::denoising_error::{self, DenoisingError};
 use crate::solver::{put_tensor, tensor_of};
@@ -22,6 +23,8 @@ pub struct LangevinState {
     /// Momenta along data, particle after particle.
     pub(super) data_momentum: Vec<f64>,
     pub(super) ancestors: Vec<u64>,
+    /// Those that share a structure.
+    pub(super) families: Families,
     /// The noise levels of this descent, and its number.
     pub(super) sigmas: Vec<f64>,
     pub(super) descent: usize,
@@ -49,7 +52,7 @@ impl LangevinState {
 }
 
 impl Checkpoint for LangevinState {
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
 
     fn save(&self) -> TensorFile {
         let mut file = TensorFile::new();
@@ -59,6 +62,8 @@ impl Checkpoint for LangevinState {
         let n = self.ancestors.len();
         file.insert_f64("data_momentum", &[self.data_momentum.len()], self.data_momentum.clone());
         file.insert_u64("ancestors", &[n], self.ancestors.clone());
+        file.insert_u64("families", &[n], self.families.of.clone());
+        file.insert_f64("families_seen", &[n, 3], self.families.seen.concat());
         file.insert_f64("sigmas", &[self.sigmas.len()], self.sigmas.clone());
         let errors = self.errors.iter().flat_map(|e| e.to_array()).collect();
         file.insert_f64("errors", &[self.errors.len(), denoising_error::FIELDS], errors);
@@ -84,6 +89,7 @@ impl Checkpoint for LangevinState {
             momentum: tensor_of(file, "momentum")?,
             data_momentum: file.f64s("data_momentum")?.1.to_vec(),
             ancestors: file.u64s("ancestors")?.1.to_vec(),
+            families: Families { of: file.u64s("families")?.1.to_vec(), seen: file.f64s("families_seen")?.1.as_chunks().0.to_vec() },
             sigmas: file.f64s("sigmas")?.1.to_vec(),
             descent: descent as usize,
             errors: file.f64s("errors")?.1.as_chunks().0.iter().map(DenoisingError::of_array).collect(),
@@ -95,7 +101,8 @@ impl Checkpoint for LangevinState {
         };
         let n = state.x.draws();
         if [&state.z, &state.momentum].iter().any(|t| t.shape() != state.x.shape())
-            || state.ancestors.len() != n
+            || [state.ancestors.len(), state.families.of.len(), state.families.seen.len()] != [n; 3]
+            || state.families.of.iter().any(|f| *f >= n as u64)
             || !n.is_multiple_of(2)
             || n == 0
             || state.sigmas.is_empty()

@@ -2,7 +2,7 @@
 
 use super::canvas::{Canvas, FWHM_PER_SIGMA, Wave, exp32};
 use super::flow::{Emission, INCLINATIONS_DEG, SPINS, transfer};
-use super::{Family, RING_DIAMETER_UAS};
+use super::{BLUR_UAS, Family, RING_DIAMETER_UAS};
 use halation_compute::Sequence;
 use std::f64::consts::{PI, TAU};
 
@@ -23,6 +23,8 @@ pub(super) struct Draw<'a> {
     pub rng: &'a mut Sequence,
     pub fov_uas: f64,
     pub canvas: usize,
+    /// FWHM of the narrowest blur.
+    pub finest_uas: f64,
     /// Structure noise of any roughness.
     pub rough: bool,
 }
@@ -37,7 +39,7 @@ impl Draw<'_> {
     }
 
     fn blur(&mut self) -> f64 {
-        self.rng.log_range(2.0, 20.0)
+        self.rng.log_range(self.finest_uas, BLUR_UAS.1)
     }
 
     /// A ring diameter, log-uniform within what issue and field allow: `reach` diameters from the centre plus the blur must stay inside.
