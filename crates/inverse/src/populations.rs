@@ -73,12 +73,11 @@ pub(crate) fn standing(weights: &[f64], own: f64, both: f64) -> ([Vec<usize>; 2]
     (kept, lost)
 }
 
-/// Which particles go on where those of each population that stand, with the logarithms of their weights, are copied in the place of the others: `half` a
-/// population.
-pub(crate) fn copies(kept: &[Vec<usize>; 2], log_weights: &[Vec<f64>; 2], half: usize, rng: Philox, step: usize) -> Vec<usize> {
+/// Which particles go on where those of each population that stand are copied in the place of the others, all with equal weight: `half` a population.
+pub(crate) fn copies(kept: &[Vec<usize>; 2], half: usize, rng: Philox, step: usize) -> Vec<usize> {
     let of = |(p, kept): (usize, &Vec<usize>)| {
         let u = rng.sequence(p as u64, step as u32).uniform();
-        systematic(&log_weights[p], half, u).into_iter().map(|i| kept[i]).collect::<Vec<_>>()
+        systematic(&vec![0.0; kept.len()], half, u).into_iter().map(|i| kept[i]).collect::<Vec<_>>()
     };
     kept.iter().enumerate().flat_map(of).collect()
 }

@@ -375,8 +375,7 @@ impl GuidedState {
         for (fewest, kept) in self.fewest_kept.iter_mut().zip(&kept) {
             *fewest = (*fewest).min(kept.len());
         }
-        let alike = [0, 1].map(|p| vec![0.0; kept[p].len()]);
-        let index = populations::copies(&kept, &alike, self.x.draws() / 2, self.rng.stream(SELECT), self.step);
+        let index = populations::copies(&kept, self.x.draws() / 2, self.rng.stream(SELECT), self.step);
         self.z = self.z.select(&index)?;
         self.x = self.x.select(&index)?;
         self.ancestors = index.iter().map(|i| self.ancestors[*i]).collect();

@@ -70,9 +70,6 @@ const CAUTIOUS_LAST: [f64; 2] = [0.1, 0.015];
 /// Levels at which the denoising error is measured, and prior samples on which.
 const NODES: usize = 12;
 const TRUTHS: usize = 24;
-/// Structures that hold less than this, as a logarithm and over the best of their population, are dropped; a population that holds less, over the other, has
-/// found nothing as good.
-const NEGLIGIBLE: f64 = -4.6;
 
 impl Langevin {
     fn particles(&self, draws: usize) -> Result<usize> {
@@ -262,7 +259,7 @@ impl Solver for Langevin {
     fn finish(&self, problem: &Problem, mut state: LangevinState) -> Result<Ensemble> {
         let draws = state.draws as usize;
         let judged = state.judge(problem, None)?;
-        let (kept, _, lost_now) = state.weighed(&judged, true);
+        let (kept, lost_now) = state.standing(&judged, true, true);
         let ended = Ended {
             x: &state.x,
             kept,
@@ -317,44 +314,34 @@ impl LangevinState {
         Judged::of(problem, &self.x, &log_likelihood, &self.errors, self.rng.stream(PRIOR))
     }
 
-    /// The particles of each population that stand, the logarithms of their weights, and the population that found nothing as good as the other did, where
-    /// the `two` are measured by each other. Particles count by what their structure holds.
-    fn weighed(&mut self, judged: &Judged, two: bool) -> ([Vec<usize>; 2], [Vec<f64>; 2], Option<usize>) {
+    /// Which particles of each population stand, and the population that found nothing as good as the other did, where the `two` are measured by each other. Where
+    /// images are `finished`, structures that hold less than others beyond chance go as well.
+    fn standing(&mut self, judged: &Judged, finished: bool, two: bool) -> ([Vec<usize>; 2], Option<usize>) {
         let (mut kept, mut lost) = judged.standing(two);
-        let own = lost.map_or(0..2, |p| 1 - p..2 - p);
-        self.families.add(&judged.log_weight, kept[own].iter().flatten().copied());
-        let evidence = self.families.log_evidence(judged.open);
-        for kept in &mut kept {
-            let of = |i: usize| evidence[self.families.of[i] as usize];
-            let best = kept.iter().map(|i| of(*i)).fold(f64::NEG_INFINITY, f64::max);
-            kept.retain(|i| of(*i) > best + NEGLIGIBLE);
+        if finished && lost.is_none() {
+            let (n, half) = (self.x.draws(), self.x.draws() / 2);
+            self.families.add(&judged.log_weight, kept.iter().flatten().copied());
+            for (kept, own) in kept.iter_mut().zip([0..half, half..n]) {
+                let ruled_out = self.families.ruled_out(kept, if two { 0..n } else { own }, judged.open);
+                *kept = kept.iter().zip(ruled_out).filter(|(_, out)| !out).map(|(i, _)| *i).collect();
+            }
+            lost = kept.iter().position(Vec::is_empty);
+            if let Some(p) = lost {
+                kept[p] = kept[1 - p].clone();
+            }
         }
-        let held = [0, 1].map(|p| self.families.held(&evidence, &kept[p]));
-        if two && lost.is_none() {
-            lost = [0, 1].into_iter().find(|p| held[*p] - held[1 - p] < NEGLIGIBLE);
-        }
-        if let Some(p) = lost {
-            kept[p] = kept[1 - p].clone();
-        }
-        let log_weights = [0, 1].map(|p| self.families.log_weights(&evidence, &kept[p]));
-        (kept, log_weights, lost)
+        (kept, lost)
     }
 
-    /// Drops states that data and prior rule out and copies the others in their place: with equal weight while structures form, since their likelihood is in their
-    /// descent already, by what their structure holds where images are `finished`.
+    /// Drops states that data and prior rule out and copies the others in their place. Those that stay do so with equal weight: their likelihood is in
+    /// their descent already.
     fn choose(&mut self, judged: &Judged, finished: bool, last: bool) -> Result<()> {
-        let (kept, log_weights, lost) = if finished {
-            self.weighed(judged, last)
-        } else {
-            let (kept, lost) = judged.standing(last);
-            let alike = [0, 1].map(|p| vec![0.0; kept[p].len()]);
-            (kept, alike, lost)
-        };
+        let (kept, lost) = self.standing(judged, finished, last);
         self.lost = self.lost.or(lost);
         for (fewest, kept) in self.fewest_kept.iter_mut().zip(&kept) {
             *fewest = (*fewest).min(kept.len());
         }
-        let index = populations::copies(&kept, &log_weights, self.x.draws() / 2, self.rng.stream(SELECT), self.step);
+        let index = populations::copies(&kept, self.x.draws() / 2, self.rng.stream(SELECT), self.step);
         self.x = self.x.select(&index)?;
         self.ancestors = index.iter().map(|i| self.ancestors[*i]).collect();
         if finished {

@@ -89,7 +89,10 @@ impl Checkpoint for LangevinState {
             momentum: tensor_of(file, "momentum")?,
             data_momentum: file.f64s("data_momentum")?.1.to_vec(),
             ancestors: file.u64s("ancestors")?.1.to_vec(),
-            families: Families { of: file.u64s("families")?.1.to_vec(), seen: file.f64s("families_seen")?.1.as_chunks().0.to_vec() },
+            families: Families {
+                of: file.u64s("families")?.1.to_vec(),
+                seen: file.f64s("families_seen")?.1.as_chunks().0.to_vec(),
+            },
             sigmas: file.f64s("sigmas")?.1.to_vec(),
             descent: descent as usize,
             errors: file.f64s("errors")?.1.as_chunks().0.iter().map(DenoisingError::of_array).collect(),

@@ -111,31 +111,27 @@ fn choices_drop_what_is_ruled_out() {
     assert!(state.ancestors.iter().all(|a| *a < 2) && state.lost == Some(1), "{:?}", state.ancestors);
 }
 
-/// Where images are finished, particles count by what their structure holds: here one of three particles that is 20 better than six others of each population, with no
-/// more scatter than the noise; of structures alike each has its share, however many particles it has.
+/// Where images are finished, structures that hold less than another of their population beyond chance go, and what one population has found rules out those of
+/// the other before the last descent alone; what differs by chance stays.
 #[test]
-fn finished_structures_count_by_what_they_hold() {
+fn finished_structures_are_judged_together() {
     let prior = g2();
     let likelihood = likelihood(&arr2(&[[0.6, 0.8]]), &[0.4], 0.3);
     let problem = problem(&prior, prior.range(), &likelihood);
     let solver = Langevin { levels: 24, restarts: 1, population: Some(12) };
-    let started = |of: [u64; 12]| {
+    let chosen = |of: [u64; 12], all: [f64; 12], last: bool| {
         let mut state = solver.init(&problem, Philox::new(1), 0..12).unwrap();
         state.families.of = of.to_vec();
-        state
+        state.choose(&judged(&all, 60.0), true, last).unwrap();
+        (state.families.of, state.lost)
     };
-    let all = [-40.0, -41.0, -20.0, -39.0, -42.0, -40.5, -41.0, -40.0, -20.5, -42.0, -39.0, -40.0];
-    let mut state = started([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
-    state.choose(&judged(&all, 60.0), true, true).unwrap();
-    assert_eq!((state.families.of, state.lost), ([vec![2; 6], vec![8; 6]].concat(), None));
-    // One population alone has found the better one.
-    let all = [-40.0, -41.0, -20.0, -39.0, -42.0, -40.5, -41.0, -40.0, -40.5, -42.0, -39.0, -40.0];
-    let mut state = started([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
-    state.choose(&judged(&all, 60.0), true, true).unwrap();
-    assert_eq!((state.families.of, state.lost), (vec![2; 12], Some(1)));
-    let mut state = started([0, 0, 0, 0, 4, 4, 6, 7, 8, 9, 10, 11]);
-    state.choose(&judged(&[-40.0; 12], 60.0), true, true).unwrap();
-    assert_eq!(state.families.of, [0, 0, 0, 4, 4, 4, 6, 7, 8, 9, 10, 11]);
+    let of = [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9];
+    let good = [-40.0, -41.0, -39.0];
+    let bad = [-54.0, -56.0, -55.0];
+    let all = |parts: [[f64; 3]; 4]| std::array::from_fn(|i| parts[i / 3][i % 3]);
+    assert_eq!(chosen(of, all([good, bad, bad, bad]), false), ([[0; 6], [6, 6, 6, 9, 9, 9]].concat(), None));
+    assert_eq!(chosen(of, all([good, bad, bad, bad]), true), (vec![0; 12], Some(1)));
+    assert_eq!(chosen(of, all([good, [-49.0; 3], good, good]), true), (of.to_vec(), None));
 }
 
 /// Two Gaussian priors, one three times as wide along what the data see and ten times along what they do not: samples of the posteriors have log weights that
