@@ -4,6 +4,7 @@
 //! them in wrong structures. So at the end of each descent states that data and prior together rule out (see [`choice`]) are dropped, the others copied in their
 //! place, noised again to a level at which their structure is kept in the rough alone, and led down anew (restarts: Xu et al. 2023, arXiv 2306.14878). The last
 //! descents draw the details alone anew and end where the likelihood may be taken at the noisy state itself, which needs no guess of the denoised image's error.
+//! Structures are then judged by all particles that share them (see [`families`]).
 //!
 //! Two populations are compared with each other. Where they meet, what one has found rules out states of the other; only where one has found nothing as
 //! good, it goes on from the other's states, and then they are not compared. Draws that fit as no image of the prior would, where there are no better
