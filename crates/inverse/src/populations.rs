@@ -66,11 +66,17 @@ pub(crate) fn standing(weights: &[f64], own: f64, both: f64) -> ([Vec<usize>; 2]
         let least = of_both.max(best(&weights[members.clone()]) - own);
         members.filter(|i| weights[*i] >= least).collect::<Vec<_>>()
     });
+    let lost = replace_lost(&mut kept);
+    (kept, lost)
+}
+
+/// The population of which nothing stands, if any, after the other's particles have been put in its place.
+pub(crate) fn replace_lost(kept: &mut [Vec<usize>; 2]) -> Option<usize> {
     let lost = kept.iter().position(Vec::is_empty);
     if let Some(p) = lost {
         kept[p] = kept[1 - p].clone();
     }
-    (kept, lost)
+    lost
 }
 
 /// Which particles go on where those of each population that stand are copied in the place of the others, all with equal weight: `half` a population.

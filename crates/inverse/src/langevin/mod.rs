@@ -320,16 +320,13 @@ impl LangevinState {
     fn standing(&mut self, judged: &Judged, finished: bool, two: bool) -> ([Vec<usize>; 2], Option<usize>) {
         let (mut kept, mut lost) = judged.standing(two);
         if finished && lost.is_none() {
-            let (n, half) = (self.x.draws(), self.x.draws() / 2);
-            self.families.add(&judged.log_weight, kept.iter().flatten().copied());
-            for (kept, own) in kept.iter_mut().zip([0..half, half..n]) {
-                let ruled_out = self.families.ruled_out(kept, if two { 0..n } else { own }, judged.open);
+            let both = kept.concat();
+            self.families.add(&judged.log_weight, both.iter().copied());
+            for kept in &mut kept {
+                let ruled_out = self.families.ruled_out(kept, if two { &both } else { kept }, judged.open);
                 *kept = kept.iter().zip(ruled_out).filter(|(_, out)| !out).map(|(i, _)| *i).collect();
             }
-            lost = kept.iter().position(Vec::is_empty);
-            if let Some(p) = lost {
-                kept[p] = kept[1 - p].clone();
-            }
+            lost = populations::replace_lost(&mut kept);
         }
         (kept, lost)
     }

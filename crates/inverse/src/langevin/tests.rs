@@ -132,6 +132,12 @@ fn finished_structures_are_judged_together() {
     assert_eq!(chosen(of, all([good, bad, bad, bad]), false), ([[0; 6], [6, 6, 6, 9, 9, 9]].concat(), None));
     assert_eq!(chosen(of, all([good, bad, bad, bad]), true), (vec![0; 12], Some(1)));
     assert_eq!(chosen(of, all([good, [-49.0; 3], good, good]), true), (of.to_vec(), None));
+    // A family that was far better before, but has lost all of its particles now, does not rule out those that stand.
+    let mut state = solver.init(&problem, Philox::new(1), 0..12).unwrap();
+    state.families.of = of.to_vec();
+    state.families.seen[0] = [3.0, 0.0, 0.0];
+    state.choose(&judged(&all([[-900.0; 3], good, good, good]), 60.0), true, true).unwrap();
+    assert_eq!((state.families.of, state.lost), ([[3; 6], [6, 6, 6, 9, 9, 9]].concat(), None));
 }
 
 /// Two Gaussian priors, one three times as wide along what the data see and ten times along what they do not: samples of the posteriors have log weights that
