@@ -113,6 +113,45 @@ fn train_with_other_losses() {
     assert!(!Path::new(&path("none")).exists());
 }
 
+/// From images alone and from a teacher's paths, which a resumed run has to be given again; samples in one call or several; refused where a denoiser is
+/// needed.
+#[test]
+fn train_a_consistency_model() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let train = |out: &str| ["prior", "train", "vlbi-sources", "-o", &path(out)].map(str::to_string);
+    let run = |out: &str, more: &[&str]| succeeds(&[&train(out).each_ref().map(String::as_str)[..], more].concat());
+    let refused = |out: &str, more: &[&str], says: &[&str]| {
+        is_refused(&[&train(out).each_ref().map(String::as_str)[..], more].concat(), says);
+    };
+    let small = ["--res", "16", "--channels", "16", "--mult", "1,1", "--attn", "8", "--batch", "4"];
+    let consistency = [&small[..], &["--loss", "consistency"]].concat();
+    let (teacher, other) = (path("teacher/prior.safetensors"), path("other/prior.safetensors"));
+    run("teacher", &[&small[..], &["--images", "8"]].concat());
+    run("other", &[&small[..], &["--images", "4"]].concat());
+    refused("none", &consistency, &["--images", "--intervals N,N"]);
+    refused("none", &[&small[..], &["--teacher", &teacher, "--images", "8"]].concat(), &["--teacher", "--loss consistency"]);
+    run("alone", &[&consistency[..], &["--images", "8", "--intervals", "4,16"]].concat());
+    run("taught", &["--batch", "4", "--loss", "consistency", "--images", "16", "--from", &teacher, "--teacher", &teacher]);
+    let more = ["--resume", "--images", "20"];
+    refused("taught", &more, &["has the teacher with SHA-256", "--teacher"]);
+    refused("taught", &[&more[..], &["--teacher", &other]].concat(), &[&other, "found the SHA-256", "give the same file"]);
+    run("taught", &[&more[..], &["--teacher", &teacher]].concat());
+    let model = path("taught/prior.safetensors");
+    for more in [&["--steps", "1"][..], &[]] {
+        succeeds(&[&["prior", "sample", &model, "-n", "2", "-o", &path("sheet.png")][..], more].concat());
+    }
+    let sheet = path("none.png");
+    is_refused(&["prior", "sample", &model, "--sampler", "heun", "-o", &sheet], &["a consistency model", "--sampler consistency"]);
+    is_refused(&["prior", "sample", &teacher, "--sampler", "consistency", "-o", &sheet], &["a denoiser", "--sampler ancestral"]);
+    is_refused(&["prior", "eval", &model, "--source", "vlbi-sources"], &["found a consistency model", "expected a denoiser"]);
+    let observation = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/demo/ring.uvfits");
+    is_refused(
+        &["reconstruct", "vlbi", observation, "-o", &path("out"), "--prior", &model, "--dry-run"],
+        &["found a consistency model"],
+    );
+}
+
 /// Passes change no weight of a prior, and the log states the loss on held-out images.
 #[test]
 fn train_with_accumulation_and_validation() {

@@ -1,7 +1,7 @@
 //! Priors as files: one safetensors file whose string metadata say what it is.
 
 use crate::checkpoint::{Architecture, architecture, insert_unet, load_unet};
-use crate::{Denoiser, Error, Result, UNetDenoiser};
+use crate::{Denoiser, Error, Precond, Result, UNetDenoiser};
 use halation_io::{TensorFile, sha256_of_file};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -102,9 +102,9 @@ pub fn read_prior_metadata(path: &Path) -> Result<PriorInfo> {
 /// The denoiser of a prior file of kind `unet`.
 ///
 /// # Errors
-/// As [`read_prior`], and when the kind is another one or the tensors do not fit the configuration.
+/// As [`load_unet_prior`], and when it is a consistency model, which is no denoiser.
 pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
-    let (denoiser, info) = load_unet_prior(path)?;
+    let (denoiser, info) = load_unet_denoiser(path)?;
     Ok((Box::new(denoiser), info))
 }
 
@@ -112,6 +112,24 @@ pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
 ///
 /// # Errors
 /// As [`load_prior`].
+pub(crate) fn load_unet_denoiser(path: &Path) -> Result<(UNetDenoiser, PriorInfo)> {
+    let (denoiser, info) = load_unet_prior(path)?;
+    if let Precond::Consistency { .. } = denoiser.precond() {
+        return Err(Error::Checkpoint {
+            path: path.to_path_buf(),
+            message:
+                "found a consistency model, which leads a noisy image to the end of its path; expected a denoiser, the mean of the \
+                      images that are possible: a prior of another loss"
+                    .into(),
+        });
+    }
+    Ok((denoiser, info))
+}
+
+/// The network of a prior file of kind `unet`, a denoiser or a consistency model.
+///
+/// # Errors
+/// As [`read_prior`], and when the kind is another one or the tensors do not fit the configuration.
 pub fn load_unet_prior(path: &Path) -> Result<(UNetDenoiser, PriorInfo)> {
     let (info, file) = read_prior(path)?;
     let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };

@@ -1,3 +1,4 @@
+use crate::precond::combined;
 use crate::schedule::{geometric, karras_sigmas};
 use crate::{Denoiser, Error, Result};
 use halation_compute::{Philox, Tensor};
@@ -22,6 +23,12 @@ pub enum Sampler {
         /// Standard deviation of the fresh noise.
         churn_noise: f64,
     },
+    /// Of a consistency model: to the end of the path, noise again, at levels that are evenly spaced in the logarithm (Song et al. 2023,
+    /// arXiv:2303.01469, algorithm 1); one network call a level.
+    Consistency {
+        /// The noise that is left in the model's images, its sigma_min.
+        blur: f64,
+    },
 }
 
 impl Sampler {
@@ -30,6 +37,7 @@ impl Sampler {
         match self {
             Self::Ancestral => "ancestral",
             Self::Heun { .. } => "heun",
+            Self::Consistency { .. } => "consistency",
         }
     }
 
@@ -89,6 +97,7 @@ pub fn sample(
     let &SampleConfig { steps, sigma_min, sigma_max, sampler } = config;
     let usable = match sampler {
         Sampler::Ancestral => true,
+        Sampler::Consistency { blur } => blur >= 0.0,
         Sampler::Heun { rho, churn, .. } => rho > 0.0 && churn >= 0.0,
     };
     if steps == 0 || !(usable && sigma_min > 0.0 && sigma_max > sigma_min && sigma_max.is_finite()) {
@@ -97,6 +106,8 @@ pub fn sample(
     let n = draws.end.saturating_sub(draws.start) as usize;
     let levels = match sampler {
         Sampler::Ancestral => [geometric(sigma_max, sigma_min, steps), vec![0.0]].concat(),
+        Sampler::Consistency { .. } if steps == 1 => vec![sigma_max, 0.0],
+        Sampler::Consistency { .. } => [geometric(sigma_max, sigma_min, steps), vec![0.0]].concat(),
         Sampler::Heun { rho, .. } => karras_sigmas(steps, sigma_min, sigma_max, rho),
     };
     let noise = |step: usize| rng.normal(draws.clone(), step as u32, &denoiser.item_shape());
@@ -116,13 +127,24 @@ pub fn sample(
                     x = denoised;
                 }
             }
+            Sampler::Consistency { blur } => {
+                if i > 0 {
+                    add(&mut x, (sigma * sigma - blur * blur).max(0.0).sqrt(), &noise(i)?);
+                }
+                x = denoise(&x, sigma)?;
+            }
             Sampler::Heun { churn, churn_range, churn_noise, .. } => {
                 let mut from = sigma;
                 if churn > 0.0 && (churn_range.0..=churn_range.1).contains(&sigma) {
                     from = sigma * (1.0 + (churn / steps as f64).min(std::f64::consts::SQRT_2 - 1.0));
                     add(&mut x, (from * from - sigma * sigma).sqrt() * churn_noise, &noise(i + 1)?);
                 }
-                heun_step(&mut x, denoise, from, next)?;
+                // The last step leads to the denoised image itself.
+                x = if next > 0.0 {
+                    flow_step(denoiser, &x, &vec![from as f32; n], &vec![next as f32; n])?
+                } else {
+                    denoise(&x, from)?
+                };
             }
         }
         each(i + 1);
@@ -142,25 +164,19 @@ fn add(x: &mut Tensor, factor: f64, d: &Tensor) {
     x.data_mut().iter_mut().zip(d.data()).for_each(|(x, d)| *x += factor * d);
 }
 
-/// dx/dsigma = (x - D) / sigma, the probability flow in sigma, from `sigma` to `next`.
-fn heun_step(x: &mut Tensor, denoise: impl Fn(&Tensor, f64) -> Result<Tensor>, sigma: f64, next: f64) -> Result<()> {
-    let slope = |x: &Tensor, sigma: f64| -> Result<Tensor> {
-        let mut d = denoise(x, sigma)?;
-        let inverse = (1.0 / sigma) as f32;
-        d.data_mut().iter_mut().zip(x.data()).for_each(|(d, x)| *d = (x - *d) * inverse);
-        Ok(d)
+/// A step of Heun's method along the probability flow of a denoiser, dx/dsigma = (x - D) / sigma, each draw from its own level to its own lower one, which is
+/// not 0.
+pub(crate) fn flow_step(denoiser: &dyn Denoiser, x: &Tensor, from: &[f32], to: &[f32]) -> Result<Tensor> {
+    let slope = |x: &Tensor, sigma: &[f32]| -> Result<Tensor> {
+        let inverse = || sigma.iter().map(|s| 1.0 / f64::from(*s));
+        Ok(combined(x, &denoiser.denoise(x, sigma)?, inverse().map(|i| (i, -i))))
     };
-    let first = slope(x, sigma)?;
-    let mut moved = x.clone();
-    add(&mut moved, next - sigma, &first);
-    if next > 0.0 {
-        let second = slope(&moved, next)?;
-        add(x, 0.5 * (next - sigma), &first);
-        add(x, 0.5 * (next - sigma), &second);
-    } else {
-        *x = moved;
-    }
-    Ok(())
+    let along = |x: &Tensor, slope: &Tensor, share: f64| {
+        combined(x, slope, from.iter().zip(to).map(|(from, to)| (1.0, share * f64::from(to - from))))
+    };
+    let first = slope(x, from)?;
+    let second = slope(&along(x, &first, 1.0), to)?;
+    Ok(along(&along(x, &first, 0.5), &second, 0.5))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 use crate::{Outcome, Unusable};
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use halation_compute::Philox;
 use halation_io::{Colours, OutputFile, TensorFile, contact_sheet};
-use halation_nn::{Denoiser, SampleConfig, Sampler, load_prior, sample};
+use halation_nn::{Denoiser, Precond, SampleConfig, Sampler, load_unet_prior, sample};
 use indicatif::ProgressBar;
 use ndarray::ArrayView2;
 use std::io::IsTerminal;
@@ -18,21 +19,21 @@ pub(crate) struct Args {
     /// Number of images
     #[arg(short, long, default_value_t = 64)]
     number: usize,
-    /// How to go from one noise level to the next
-    #[arg(long, value_enum, default_value_t = Method::Ancestral)]
-    sampler: Method,
-    /// Noise levels of the sampler
-    #[arg(long, default_value_t = STEPS)]
-    steps: usize,
+    /// How to go from one noise level to the next [default: ancestral; consistency for a consistency model, which has no other]
+    #[arg(long, value_enum)]
+    sampler: Option<Method>,
+    /// Noise levels of the sampler [default: 40; 2 of a consistency model]
+    #[arg(long)]
+    steps: Option<usize>,
     /// With --sampler heun: fresh noise along the way, 0 for none
     #[arg(long, default_value_t = 0.0)]
     churn: f64,
     /// Largest noise level
     #[arg(long, default_value_t = 80.0)]
     sigma_max: f64,
-    /// Smallest noise level
-    #[arg(long, default_value_t = 0.002)]
-    sigma_min: f64,
+    /// Smallest noise level [default: 0.002; 0.8 of a consistency model]
+    #[arg(long)]
+    sigma_min: Option<f64>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -49,6 +50,8 @@ enum Method {
     /// The probability flow by Heun's method (Karras et al. 2022), two network calls a level
     #[value(name = Sampler::heun(0.0).name())]
     Heun,
+    /// Of a consistency model: to the end of the path, noise again, one network call a level
+    Consistency,
 }
 
 /// Noise levels unless others are asked for.
@@ -88,24 +91,33 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         bail!(anyhow::anyhow!("-n 0: expected at least one image").context(Unusable));
     }
     OutputFile::check(&args.out).context(Unusable)?;
-    let (prior, info) = load_prior(&crate::find::prior(&args.file).context(Unusable)?).context(Unusable)?;
-    let sampler = match args.sampler {
-        Method::Heun => Sampler::heun(args.churn),
-        Method::Ancestral if args.churn == 0.0 => Sampler::Ancestral,
-        Method::Ancestral => bail!(
-            anyhow::anyhow!(
-                "--churn {}: found --sampler {}, which always adds fresh noise; expected --sampler {}",
-                args.churn,
-                Sampler::Ancestral.name(),
-                Sampler::heun(args.churn).name()
-            )
-            .context(Unusable)
-        ),
+    let (prior, info) = load_unet_prior(&crate::find::prior(&args.file).context(Unusable)?).context(Unusable)?;
+    let blur = if let Precond::Consistency { sigma_min, .. } = prior.precond() { Some(*sigma_min) } else { None };
+    let usual = if blur.is_some() { Method::Consistency } else { Method::Ancestral };
+    let sampler = match (args.sampler.unwrap_or(usual), blur) {
+        (Method::Consistency, Some(blur)) if args.churn == 0.0 => Sampler::Consistency { blur },
+        (Method::Heun, None) => Sampler::heun(args.churn),
+        (Method::Ancestral, None) if args.churn == 0.0 => Sampler::Ancestral,
+        (method, blur) => {
+            let method = method.to_possible_value().map_or(String::new(), |v| v.get_name().to_string());
+            let (what, goes) = match blur {
+                Some(_) => ("a consistency model", "--sampler consistency without --churn"),
+                None => {
+                    ("a denoiser", "--sampler ancestral, which always adds fresh noise, or --sampler heun, which may have --churn")
+                }
+            };
+            let message =
+                format!("{} is {what}: found --sampler {method} and --churn {}, expected {goes}", args.file.display(), args.churn);
+            bail!(anyhow::anyhow!(message).context(Unusable))
+        }
     };
-    let config = SampleConfig { sampler, sigma_max: args.sigma_max, sigma_min: args.sigma_min, ..SampleConfig::new(args.steps) };
+    let (steps, sigma_min) = if blur.is_some() { (2, 0.8) } else { (STEPS, 0.002) };
+    let steps = args.steps.unwrap_or(steps);
+    let (sigma_max, sigma_min) = (args.sigma_max, args.sigma_min.unwrap_or(sigma_min));
+    let config = SampleConfig { steps, sigma_min, sigma_max, sampler };
     let number = args.number as u64;
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(number * args.steps as u64) } else { ProgressBar::hidden() };
-    let samples = draw(prior.as_ref(), number, &config, args.seed, |n| bar.inc(n)).context(Unusable)?;
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(number * steps as u64) } else { ProgressBar::hidden() };
+    let samples = draw(&prior, number, &config, args.seed, |n| bar.inc(n)).context(Unusable)?;
     bar.finish_and_clear();
     let [channels, height, width] = prior.item_shape();
     if ending == "png" {

@@ -1,5 +1,6 @@
 use crate::{Outcome, Unusable, find};
 use anyhow::{Context, anyhow, bail};
+use halation_io::sha256_of_file;
 use halation_nn::family::EdmForm;
 use halation_nn::train::{CHECKPOINT, Optimizer, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
 use halation_nn::{ImageFolder, ImageSource, PriorCard, UNetConfig};
@@ -94,6 +95,10 @@ pub(crate) struct Args {
     ema: f64,
     #[command(flatten)]
     loss: LossArgs,
+    /// With --loss consistency: the prior whose paths the model learns, a file or the name of a shipped one (consistency distillation); without one
+    /// it learns from the images alone. To be given again with --resume
+    #[arg(long, value_name = "PRIOR")]
+    teacher: Option<PathBuf>,
     /// Norm to which larger gradients are scaled down
     #[arg(long, default_value_t = 1.0)]
     clip: f64,
@@ -238,6 +243,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         bail!(anyhow!(message).context(Unusable));
     }
     let schedule = schedule(&args)?;
+    let teacher = args.teacher.as_deref().map(|name| find::prior(name).context(Unusable)).transpose()?;
     let mut trainer = if args.resume {
         let mut trainer = Trainer::resume(&args.out, source.as_ref()).context(Unusable)?;
         if let Some(schedule) = schedule {
@@ -249,7 +255,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             let message = format!("{} holds a training run; give --resume to go on with it, or another folder", args.out.display());
             bail!(anyhow!(message).context(Unusable));
         }
-        let loss = args.loss.loss(&start, &base.loss)?;
+        let sha256 = teacher.as_deref().map(|path| sha256_of_file(path).context(Unusable)).transpose()?;
+        let loss = args.loss.loss(&start, &base.loss, sha256, args.images)?;
         let unet = UNetConfig {
             img_resolution: res,
             img_channels: source.item_shape()[0],
@@ -280,6 +287,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             None => Trainer::new(config, source.as_ref()).context(Unusable)?,
         }
     };
+    if let Some(teacher) = &teacher {
+        trainer.set_teacher(teacher).context(Unusable)?;
+    }
+    if let Some(sha256) = trainer.missing_teacher() {
+        bail!(anyhow!("{} has the teacher with SHA-256 {sha256}; give it with --teacher", args.out.display()).context(Unusable));
+    }
     if args.images.is_none() && args.minutes.is_none() {
         eprintln!("halation: neither --images nor --minutes is given: the run goes on until it is interrupted");
     }

@@ -30,6 +30,9 @@ struct Keys {
     sigma_data: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sigma_min: Option<f64>,
+    /// The noise value of a consistency model over ln sigma.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    noise_factor: Option<f64>,
     /// `linear`, `scaled_linear` or `cosine`.
     #[serde(skip_serializing_if = "Option::is_none")]
     noise_schedule: Option<String>,
@@ -115,9 +118,12 @@ impl Keys {
             Precond::Vp => named("vp"),
             Precond::Ve { scale } => Keys { centered: (*scale == 1.0).then_some(true), ..named("ve") },
             Precond::Iddpm => named("iddpm"),
-            Precond::Consistency { sigma_data, sigma_min } => {
-                Keys { sigma_data: Some(*sigma_data), sigma_min: Some(*sigma_min), ..named("consistency") }
-            }
+            Precond::Consistency { sigma_data, sigma_min, noise_factor } => Keys {
+                sigma_data: Some(*sigma_data),
+                sigma_min: Some(*sigma_min),
+                noise_factor: Some(*noise_factor),
+                ..named("consistency")
+            },
             Precond::Eps(schedule) => {
                 let kind = match schedule.kind() {
                     Betas::Linear => "linear",
@@ -143,9 +149,11 @@ impl Keys {
             Some("vp") => Ok(Precond::Vp),
             Some("ve") => Ok(Precond::Ve { scale: if self.centered == Some(true) { 1.0 } else { 0.5 } }),
             Some("iddpm") => Ok(Precond::Iddpm),
-            Some("consistency") => {
-                Ok(Precond::Consistency { sigma_data: sigma_data()?, sigma_min: positive("sigma_min", self.sigma_min, 0.002)? })
-            }
+            Some("consistency") => Ok(Precond::Consistency {
+                sigma_data: sigma_data()?,
+                sigma_min: positive("sigma_min", self.sigma_min, 0.002)?,
+                noise_factor: positive("noise_factor", self.noise_factor, 250.0)?,
+            }),
             Some("eps") => {
                 let kind = match self.noise_schedule.as_deref().unwrap_or("linear") {
                     "linear" => Betas::Linear,
@@ -220,6 +228,7 @@ mod tests {
                 r#"{{"precond": "ve", "centered": true, {SIZES}, "encoder_type": "residual", "resample_filter": [1, 3, 3, 1]}}"#
             ),
             format!(r#"{{"precond": "iddpm", {SIZES}}}"#),
+            format!(r#"{{"precond": "consistency", "noise_factor": 0.25, {SIZES}}}"#),
             format!(r#"{{"precond": "flow", "time_scale": 1000, {SIZES}}}"#),
             format!(r#"{{"precond": "edm", "model_type": "DhariwalUNet", {SIZES}}}"#).replace("16", "64"),
             format!(r#"{{"family": "guided_diffusion", "noise_schedule": "cosine", "learn_sigma": true, {GUIDED}}}"#),

@@ -33,12 +33,14 @@ pub enum Precond {
     },
     /// Nichol and Dhariwal 2021 (arXiv:2102.09672) as Karras et al. use it: noise values are indices of 1000 levels of a cosine schedule.
     Iddpm,
-    /// Song et al. 2023 (arXiv:2303.01469, eq. 5 and appendix C): D(x, sigma_min) = x.
+    /// Song et al. 2023 (arXiv:2303.01469, eq. 5 and appendix C): D(x, sigma_min) = x. Not a denoiser: it leads x to the end of its path.
     Consistency {
         /// Standard deviation of the data.
         sigma_data: f64,
         /// The smallest sigma.
         sigma_min: f64,
+        /// The network's noise value over ln(sigma): 250 for published networks.
+        noise_factor: f64,
     },
     /// The network predicts the noise of a process in discrete time (Ho et al. 2020, arXiv:2006.11239); its noise value is the time index,
     /// between two indices linear in ln(sigma). Further channels of its output say a variance and are left out.
@@ -88,7 +90,7 @@ impl Precond {
                 let last = LEVELS.len() - 1;
                 eps((last - nearest(&LEVELS, sigma)) as f64)
             }
-            Precond::Consistency { sigma_data, sigma_min } => {
+            Precond::Consistency { sigma_data, sigma_min, noise_factor } => {
                 // Below the smallest sigma the image counts as clean.
                 let sigma = sigma.max(*sigma_min);
                 let (total, above) = (sigma.hypot(*sigma_data), sigma - sigma_min);
@@ -96,7 +98,7 @@ impl Precond {
                     skip: sigma_data.powi(2) / (above * above + sigma_data * sigma_data),
                     out: above * sigma_data / total,
                     input: 1.0 / total,
-                    noise: 250.0 * sigma.ln(),
+                    noise: noise_factor * sigma.ln(),
                 }
             }
             Precond::Eps(schedule) => eps(schedule.time(sigma)),

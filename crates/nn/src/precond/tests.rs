@@ -57,7 +57,7 @@ fn inputs_are_states() {
 
 #[test]
 fn consistency_keeps_an_image_at_the_smallest_sigma() {
-    let precond = Precond::Consistency { sigma_data: 0.5, sigma_min: 0.002 };
+    let precond = Precond::Consistency { sigma_data: 0.5, sigma_min: 0.002, noise_factor: 250.0 };
     for sigma in [0.002, 0.001] {
         let c = precond.at(sigma);
         assert_eq!((c.skip, c.out), (1.0, 0.0));

@@ -1,4 +1,5 @@
 use super::config::positive;
+use super::consistency::Consistency;
 use super::images::Level;
 use crate::precond::{combined, scaled};
 use crate::schedule::{DiscreteSchedule, VpSchedule};
@@ -10,7 +11,7 @@ use std::fmt;
 
 /// What the network F learns to predict, at which noise levels and with which weight.
 ///
-/// Each is E w(sigma) |D(x0 + sigma eps, sigma) - x0|^2 for the denoiser D that the loss's own preconditioning makes of F. D is affine in F
+/// All but the last are E w(sigma) |D(x0 + sigma eps, sigma) - x0|^2 for the denoiser D that the loss's own preconditioning makes of F. D is affine in F
 /// with slope c_out, so w = 1 / c_out^2 makes it E |F - target|^2, the form in which the papers state it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "loss", rename_all = "kebab-case")]
@@ -40,6 +41,8 @@ pub enum Loss {
     /// Denoising score matching of the variance-preserving process in continuous time (Song et al. 2021, eq. 7 with weight 1 - a^2): the
     /// score times -sqrt(1 - a^2), t uniform in [1e-5, 1].
     Vp,
+    /// Not a denoiser, but the end of the path that leads through x.
+    Consistency(Consistency),
 }
 
 impl fmt::Display for Loss {
@@ -49,6 +52,11 @@ impl fmt::Display for Loss {
             Loss::Edm { sigma_data, p_mean, p_std } => write!(f, " (sigma_data {sigma_data}, p_mean {p_mean}, p_std {p_std})"),
             Loss::Eps(schedule) => write!(f, " ({:?} noise schedule, {} steps)", schedule.kind(), schedule.steps()),
             Loss::Ve { sigma_min, sigma_max } => write!(f, " (sigma {sigma_min} to {sigma_max})"),
+            Loss::Consistency(c) => {
+                let (first, last) = (c.first_intervals, c.last_intervals);
+                let by = if c.teacher_sha256.is_some() { "with a teacher" } else { "without a teacher" };
+                write!(f, " ({by}, sigma {} to {}, {first} to {last} intervals)", c.sigma_min, c.sigma_max)
+            }
             Loss::RectifiedFlow | Loss::Vp => Ok(()),
         }
     }
@@ -74,6 +82,7 @@ impl Loss {
             Loss::RectifiedFlow => "rectified-flow",
             Loss::Ve { .. } => "ve",
             Loss::Vp => "vp",
+            Loss::Consistency(_) => "consistency",
         }
     }
 
@@ -86,6 +95,7 @@ impl Loss {
             // Training states are x itself, whatever the range of its values.
             Loss::Ve { .. } => Precond::Ve { scale: 1.0 },
             Loss::Vp => Precond::Vp,
+            Loss::Consistency(c) => c.precond(),
         }
     }
 
@@ -109,13 +119,22 @@ impl Loss {
                     return Err(Error::Invalid(format!("sigma_max is {sigma_max}, expected more than sigma_min = {sigma_min}")));
                 }
             }
+            Loss::Consistency(c) => c.validate()?,
             Loss::Eps(_) | Loss::RectifiedFlow | Loss::Vp => {}
         }
         Ok(())
     }
 
-    /// The noise level of an image.
-    pub(super) fn sigma(&self, level: Level) -> f64 {
+    /// Whether a network of this preconditioning makes a start.
+    pub(super) fn goes_on_from(&self, precond: &Precond) -> bool {
+        match self {
+            Loss::Consistency(c) => c.goes_on_from(precond),
+            _ => *precond == self.precond(),
+        }
+    }
+
+    /// The noise level of an image after `seen` images of the run.
+    pub(super) fn sigma(&self, level: Level, seen: u64) -> f64 {
         match self {
             Loss::Edm { p_mean, p_std, .. } => (p_mean + p_std * level.normal).exp(),
             Loss::Eps(schedule) => schedule.sigma((level.uniform * schedule.steps() as f64) as usize),
@@ -125,6 +144,15 @@ impl Loss {
             }
             Loss::Ve { sigma_min, sigma_max } => sigma_min * (sigma_max / sigma_min).powf(level.uniform),
             Loss::Vp => VpSchedule::default().sigma(VP_START + (1.0 - VP_START) * level.uniform),
+            Loss::Consistency(c) => c.upper(level.normal, seen),
+        }
+    }
+
+    /// The noise level of the image that the network is to give at `sigma`: none but for a consistency model.
+    pub(super) fn lower(&self, sigma: f64, seen: u64) -> f64 {
+        match self {
+            Loss::Consistency(c) => c.lower(sigma, seen),
+            _ => 0.0,
         }
     }
 
@@ -138,20 +166,24 @@ impl Loss {
     }
 
     /// The loss of one draw per pixel, and the gradient of the mean over a batch of `batch` such losses with respect to the network's output
-    /// `f`; `c` are the preconditioning's coefficients at `sigma`.
+    /// `f`; `c` are the preconditioning's coefficients at `sigma`, `target` is what D is to be: x0, or that of a consistency model at `lower`.
     pub(super) fn gradient_and_value(
         &self,
-        [clean, noisy, f]: [&Tensor; 3],
-        sigma: f32,
+        [target, noisy, f]: [&Tensor; 3],
+        [sigma, lower]: [f32; 2],
         c: &Coefficients,
         batch: f64,
     ) -> (Tensor, f64) {
         let one = |v: (f64, f64)| std::iter::once(v);
         let denoised = combined(noisy, f, one((c.skip, c.out)));
-        let residual = combined(&denoised, clean, one((1.0, -1.0)));
-        let weight = self.weight(sigma as f64, c);
-        let pixels = clean.item_len() as f64;
+        let residual = combined(&denoised, target, one((1.0, -1.0)));
+        let pixels = target.item_len() as f64;
         let square: f64 = residual.data().iter().map(|r| (*r as f64).powi(2)).sum();
+        if let Loss::Consistency(_) = self {
+            let (value, slope) = Consistency::metric(square / pixels, [sigma, lower].map(f64::from));
+            return (scaled(&residual, std::iter::once(2.0 * slope * c.out / (pixels * batch))), value);
+        }
+        let weight = self.weight(sigma as f64, c);
         let factor = 2.0 * weight * c.out / (pixels * batch);
         (scaled(&residual, std::iter::once(factor)), weight * square / pixels)
     }

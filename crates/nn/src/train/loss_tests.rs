@@ -53,6 +53,7 @@ pub(super) fn smallest(loss: &Loss) -> f64 {
             let along = |s: f64| -0.5 * (SD * SD / (s * s)).ln_1p();
             (along(*sigma_max) - along(*sigma_min)) / (sigma_max / sigma_min).ln()
         }
+        Loss::Consistency(_) => unreachable!("no denoiser"),
         Loss::Vp => mean(&|u| conditional_variance((0.0, 1.0), VpSchedule::default().coefficients(1e-5 + (1.0 - 1e-5) * u))),
     }
 }
@@ -74,7 +75,7 @@ fn at_denoiser(loss: &Loss, shift: f64, stretch: f64) -> [Vec<f64>; 3] {
     let mut numbers = Philox::new(11).sequence(0, 0);
     for draw in 0..DRAWS {
         let level = Level { normal: numbers.normal(), uniform: numbers.uniform() };
-        let sigma = loss.sigma(level) as f32;
+        let sigma = loss.sigma(level, 0) as f32;
         let c = precond.at(sigma as f64);
         let s = sigma as f64;
         let total = SD.hypot(s);
@@ -86,7 +87,7 @@ fn at_denoiser(loss: &Loss, shift: f64, stretch: f64) -> [Vec<f64>; 3] {
         let noisy = combined(&clean, &eps, std::iter::once((1.0, s)));
         let denoised = |x: f32| MEAN + SD * SD / total * z(x) + error * (shift + stretch * z(x));
         let f = of(&|i| (denoised(noisy.data()[i]) - c.skip * noisy.data()[i] as f64) / c.out);
-        let (gradient, value) = loss.gradient_and_value([&clean, &noisy, &f], sigma, &c, 1.0);
+        let (gradient, value) = loss.gradient_and_value([&clean, &noisy, &f], [sigma, 0.0], &c, 1.0);
         let along = |direction: &dyn Fn(f32) -> f64| {
             gradient.data().iter().zip(noisy.data()).map(|(g, x)| *g as f64 * error * direction(*x) / c.out).sum::<f64>()
         };

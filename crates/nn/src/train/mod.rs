@@ -3,6 +3,7 @@
 //! Everything random is a function of seed and image number, so a run that is stopped and resumed gives the same bits as one that is not.
 
 mod config;
+mod consistency;
 mod images;
 mod loss;
 mod optimizer;
@@ -11,13 +12,16 @@ mod state;
 mod validation;
 
 pub use config::{Schedule, TrainConfig};
+pub use consistency::Consistency;
 pub use images::TrainingImages;
 pub use loss::Loss;
 pub use optimizer::Optimizer;
 pub use start::{Start, training_of};
 pub use state::{CHECKPOINT, LOG, PRIOR, saved_config};
 
-use crate::{Error, GradientSum, ImageSource, Result, UNet, UNetDenoiser};
+use crate::precond::combined;
+use crate::sample::flow_step;
+use crate::{Denoiser, Error, GradientSum, ImageSource, Result, UNet, UNetDenoiser};
 use halation_compute::{Philox, Tensor};
 use optimizer::{Adam, average, norm};
 use rayon::prelude::*;
@@ -53,6 +57,8 @@ pub struct Trainer<'a> {
     /// Sums of loss and gradient norm and number of steps since the last line of the log.
     since_log: (f64, f64, u64),
     gradients: GradientSum,
+    /// Whose probability flow a consistency model learns to follow.
+    teacher: Option<UNetDenoiser>,
 }
 
 /// What a step did.
@@ -100,7 +106,18 @@ impl<'a> Trainer<'a> {
         let (ema, adam, gradients) = (net.theta().to_vec(), Adam::new(net.theta().len()), net.gradient_sum());
         let denoiser = UNetDenoiser::new(net, config.loss.precond());
         let images = config.first_image;
-        Ok(Self { config, source, denoiser, ema, adam, images, log: Vec::new(), since_log: (0.0, 0.0, 0), gradients })
+        Ok(Self {
+            config,
+            source,
+            denoiser,
+            ema,
+            adam,
+            images,
+            log: Vec::new(),
+            since_log: (0.0, 0.0, 0),
+            gradients,
+            teacher: None,
+        })
     }
 
     /// The settings.
@@ -163,12 +180,34 @@ impl<'a> Trainer<'a> {
         items.with_max_len(1).try_for_each(|(((clean, noisy), sigma), place)| -> Result<()> {
             let image = self.images + place as u64;
             let level = images.fill_and_level(image, clean)?;
-            *sigma = self.config.loss.sigma(level) as f32;
+            *sigma = self.config.loss.sigma(level, self.seen()) as f32;
             rng.stream(NOISE).fill_normal(image, 0, noisy);
             noisy.iter_mut().zip(clean).for_each(|(e, x)| *e = *x + *sigma * *e);
             Ok(())
         })?;
         Ok((clean, sigma, noisy))
+    }
+
+    /// Images of this run.
+    fn seen(&self) -> u64 {
+        self.images - self.config.first_image
+    }
+
+    /// What `denoiser` is to give for each noisy image, and the noise level that this has: the clean image, or what a consistency model says of
+    /// the same path one level lower.
+    fn target(&self, denoiser: &UNetDenoiser, clean: Tensor, noisy: &Tensor, sigma: &[f32]) -> Result<(Tensor, Vec<f32>)> {
+        let loss = &self.config.loss;
+        let lower: Vec<f32> = sigma.iter().map(|s| loss.lower(f64::from(*s), self.seen()) as f32).collect();
+        let Loss::Consistency(_) = loss else { return Ok((clean, lower)) };
+        let shares = || sigma.iter().zip(&lower).map(|(s, l)| f64::from(*l) / f64::from(*s));
+        if let Some(sha256) = self.missing_teacher() {
+            return Err(Error::Invalid(format!("no teacher is given, expected the prior with SHA-256 {sha256}")));
+        }
+        let below = match &self.teacher {
+            Some(teacher) => flow_step(teacher, noisy, sigma, &lower)?,
+            None => combined(&clean, noisy, shares().map(|share| (1.0 - share, share))),
+        };
+        Ok((denoiser.denoise(&below, &lower)?, lower))
     }
 
     /// One step of the optimiser on the next batch.
@@ -185,9 +224,10 @@ impl<'a> Trainer<'a> {
             let coefficients = self.denoiser.coefficients(&noisy, &sigma)?;
             let (input, noise) = self.denoiser.network_input(&noisy, &coefficients);
             let loss = &self.config.loss;
+            let (target, lower) = self.target(&self.denoiser, clean, &noisy, &sigma)?;
             let of_pass = self.denoiser.net().add_gradients(&mut self.gradients, &input, &noise, &places, |d, f| {
-                let images = [&clean.select(&[d])?, &noisy.select(&[d])?, f];
-                Ok(loss.gradient_and_value(images, sigma[d], &coefficients[d], batch))
+                let images = [&target.select(&[d])?, &noisy.select(&[d])?, f];
+                Ok(loss.gradient_and_value(images, [sigma[d], lower[d]], &coefficients[d], batch))
             })?;
             places.into_iter().flatten().zip(of_pass).for_each(|(place, loss)| losses[place] = loss);
         }
@@ -223,6 +263,8 @@ impl<'a> Trainer<'a> {
     }
 }
 
+#[cfg(test)]
+mod consistency_tests;
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]

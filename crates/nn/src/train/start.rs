@@ -1,6 +1,6 @@
-use super::{TrainConfig, Trainer};
-use crate::prior::{PriorInfo, load_unet_prior};
-use crate::{Error, Family, ImageSource, Result};
+use super::{Consistency, Loss, TrainConfig, Trainer};
+use crate::prior::{PriorInfo, load_unet_denoiser, load_unet_prior};
+use crate::{Denoiser, Error, Family, ImageSource, Result};
 use std::path::Path;
 
 /// A prior from which a run goes on. Its file holds the averaged network alone: the run begins there, with a new optimiser.
@@ -54,11 +54,11 @@ impl<'a> Trainer<'a> {
     /// As [`Trainer::new`], and for a loss whose preconditioning is not that of the prior, or held-out images that the prior has seen.
     pub fn from_prior(start: Start, config: TrainConfig, source: &'a dyn ImageSource) -> Result<Self> {
         let Start { info, config: own, theta } = start;
-        if config.loss.precond() != own.loss.precond() {
+        if !config.loss.goes_on_from(&own.loss.precond()) {
             let (found, expected) = (&config.loss, &own.loss);
             let path = info.path.display();
             return Err(Error::Invalid(format!(
-                "the loss is {found}, but {path} was trained with {expected}, and a network keeps its preconditioning; give that loss"
+                "the loss is {found}, but {path} was trained with {expected}, and a network keeps its preconditioning; give that loss, or, for the same data, consistency after edm"
             )));
         }
         let (found, expected) = (config.validation_images, own.validation_images);
@@ -74,6 +74,41 @@ impl<'a> Trainer<'a> {
         trainer.denoiser.net_mut().set_theta(theta.clone())?;
         trainer.ema = theta;
         Ok(trainer)
+    }
+}
+
+impl Trainer<'_> {
+    /// Gives a consistency model the teacher that its settings name by SHA-256.
+    ///
+    /// # Errors
+    /// When the file is another one, is no denoiser, or makes other images.
+    pub fn set_teacher(&mut self, path: &Path) -> Result<()> {
+        let (teacher, info) = load_unet_denoiser(path)?;
+        let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+        let expected = match &self.config.loss {
+            Loss::Consistency(Consistency { teacher_sha256: Some(sha256), .. }) => sha256,
+            loss => return Err(fail(format!("the loss is {loss}, which takes no teacher; leave it out"))),
+        };
+        if info.sha256 != *expected {
+            let found = info.sha256;
+            return Err(fail(format!("found the SHA-256 {found}, the run's teacher has {expected}; give the same file")));
+        }
+        let (found, expected) = (teacher.item_shape(), self.source.item_shape());
+        if found != expected {
+            return Err(fail(format!(
+                "it makes images of shape {found:?}, the run's are {expected:?} (channel, y, x); give another teacher"
+            )));
+        }
+        self.teacher = Some(teacher);
+        Ok(())
+    }
+
+    /// The SHA-256 of the teacher that the run needs and has not been given.
+    pub fn missing_teacher(&self) -> Option<&str> {
+        match (&self.config.loss, &self.teacher) {
+            (Loss::Consistency(consistency), None) => consistency.teacher_sha256.as_deref(),
+            _ => None,
+        }
     }
 }
 

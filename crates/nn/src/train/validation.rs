@@ -62,13 +62,15 @@ impl Trainer<'_> {
             self.source.fill(index, clean.data_mut())?;
             check(self.source, index, clean.data())?;
             let mut numbers = rng.sequence(i, 0);
-            let sigma = self.config.loss.sigma(Level { normal: numbers.normal(), uniform: numbers.uniform() }) as f32;
+            let level = Level { normal: numbers.normal(), uniform: numbers.uniform() };
+            let sigma = self.config.loss.sigma(level, self.seen()) as f32;
             rng.fill_normal(i, 1, noisy.data_mut());
             noisy.data_mut().iter_mut().zip(clean.data()).for_each(|(e, x)| *e = *x + sigma * *e);
             let coefficients = denoiser.coefficients(&noisy, &[sigma])?;
             let (input, noise) = denoiser.network_input(&noisy, &coefficients);
             let f = denoiser.net().forward(&input, &noise)?;
-            Ok(self.config.loss.gradient_and_value([&clean, &noisy, &f], sigma, &coefficients[0], 1.0).1)
+            let (target, lower) = self.target(&denoiser, clean, &noisy, &[sigma])?;
+            Ok(self.config.loss.gradient_and_value([&target, &noisy, &f], [sigma, lower[0]], &coefficients[0], 1.0).1)
         };
         let images = (0..held_out.images as usize).into_par_iter().with_max_len(1);
         let losses: Vec<f64> = images.map(|i| serial(|| loss_of(i as u64))).collect::<Result<_>>()?;
