@@ -1,5 +1,6 @@
 //! Diffusion priors: the [`Denoiser`] trait, networks, checkpoints, training and unconditional samplers.
 
+mod background;
 pub mod checkpoint;
 mod denoiser;
 mod error;
@@ -14,6 +15,7 @@ pub mod train;
 mod unet;
 mod wiener;
 
+pub use background::KnownBackground;
 pub use denoiser::{Denoiser, Pullback};
 pub use error::{Error, Result};
 pub use folder::ImageFolder;

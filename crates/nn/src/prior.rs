@@ -1,7 +1,7 @@
 //! Priors as files: one safetensors file whose string metadata say what it is.
 
 use crate::checkpoint::{Architecture, architecture, insert_unet, load_unet};
-use crate::{Denoiser, Error, Precond, Result, UNetDenoiser};
+use crate::{Denoiser, Error, KnownBackground, Precond, Result, UNetDenoiser};
 use halation_io::{TensorFile, sha256_of_file};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -99,13 +99,21 @@ pub fn read_prior_metadata(path: &Path) -> Result<PriorInfo> {
     Ok(read_prior(path)?.0)
 }
 
-/// The denoiser of a prior file of kind `unet`.
+/// The denoiser of a prior file of kind `unet`; where metadata `background` state the value of the images' background, one that keeps it
+/// ([`KnownBackground`]).
 ///
 /// # Errors
 /// As [`load_unet_prior`], and when it is a consistency model, which is no denoiser.
 pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
     let (denoiser, info) = load_unet_denoiser(path)?;
-    Ok((Box::new(denoiser), info))
+    let Some(text) = info.card.extra.get("background") else { return Ok((Box::new(denoiser), info)) };
+    let value = text.parse().map_err(|_| Error::Checkpoint {
+        path: path.to_path_buf(),
+        message: format!(
+            "metadata background: found {text:?}, expected the value of the background in the network's units, such as -1"
+        ),
+    })?;
+    Ok((Box::new(KnownBackground::new(denoiser, value, info.card.range)), info))
 }
 
 /// As [`load_prior`], with the network itself.

@@ -27,7 +27,15 @@ pub struct DenoisingError {
     pub low_over_sigma: f64,
     /// Standard error of `low_over_sigma`.
     pub low_over_sigma_error: f64,
+    /// How much of a shift of all pixels by ten standard deviations of the noise's mean, 10 sigma / sqrt(pixels), is left in the mean of the denoised image:
+    /// 1 where the denoiser takes it for the image's own, 0 where it knows the level of the background.
+    pub offset_kept: f64,
+    /// Standard error of `offset_kept`.
+    pub offset_kept_error: f64,
 }
+
+/// The shift behind [`DenoisingError::offset_kept`], in standard deviations of the noise's mean.
+const OFFSET: f64 = 10.0;
 
 /// Stream of the noise, apart from those of training and sampling with the same seed.
 const NOISE: u16 = 0xe0;
@@ -66,8 +74,8 @@ pub fn denoising_errors(
     }
     let len = channels * side * side;
     let low = LowModes::new(side);
-    // Per level and image: mean square of e, and of its low modes over sigma^2.
-    let mut squares: Vec<Vec<(f64, f64)>> = vec![Vec::with_capacity(images.len()); sigmas.len()];
+    // Per level and image: mean square of e, that of its low modes over sigma^2, and the share of the shift that is left.
+    let mut squares: Vec<Vec<[f64; 3]>> = vec![Vec::with_capacity(images.len()); sigmas.len()];
     for batch in images.chunks(BATCH) {
         let tensor_shape = [batch.len(), channels, side, side];
         let mut clean = Tensor::zeros(&tensor_shape);
@@ -89,18 +97,24 @@ pub fn denoising_errors(
                     noisy.iter_mut().zip(clean).for_each(|(e, x)| *e = *x + *sigma as f32 * *e);
                 },
             );
-            let found = denoiser.denoise(&noisy, &vec![*sigma as f32; batch.len()])?;
-            let of_batch: Vec<(f64, f64)> = found
+            let levels = vec![*sigma as f32; batch.len()];
+            let found = denoiser.denoise(&noisy, &levels)?;
+            let offset = OFFSET * sigma / (len as f64).sqrt();
+            noisy.data_mut().iter_mut().for_each(|v| *v += offset as f32);
+            let shifted = denoiser.denoise(&noisy, &levels)?;
+            let of_batch: Vec<[f64; 3]> = found
                 .data()
                 .par_chunks_exact(len)
                 .zip(clean.data().par_chunks_exact(len))
-                .map(|(found, clean)| {
+                .zip(shifted.data().par_chunks_exact(len))
+                .map(|((found, clean), shifted)| {
                     let errors: Vec<f64> = found.iter().zip(clean).map(|(a, b)| *a as f64 - *b as f64).collect();
                     let square = errors.iter().map(|e| e * e).sum::<f64>() / len as f64;
-                    (square, low.mean_square(&errors, *sigma))
+                    let moved = shifted.iter().zip(found).map(|(s, f)| f64::from(s - f)).sum::<f64>() / len as f64;
+                    [square, low.mean_square(&errors, *sigma), moved / offset]
                 })
                 .collect();
-            if let Some(i) = of_batch.iter().position(|(square, _)| !square.is_finite()) {
+            if let Some(i) = of_batch.iter().position(|found| !found[0].is_finite()) {
                 return Err(Error::Invalid(format!(
                     "at sigma {sigma} the denoiser's output for image {} is not finite: the prior is not usable",
                     batch[i]
@@ -114,9 +128,21 @@ pub fn denoising_errors(
         .iter()
         .zip(squares)
         .map(|(sigma, squares)| {
-            let (rms, rms_error) = root_of_mean(squares.iter().map(|s| s.0));
-            let (low_over_sigma, low_over_sigma_error) = root_of_mean(squares.iter().map(|s| s.1));
-            DenoisingError { sigma: *sigma, images: images.len(), rms, rms_error, low_over_sigma, low_over_sigma_error }
+            let (rms, rms_error) = root_of_mean(squares.iter().map(|s| s[0]));
+            let (low_over_sigma, low_over_sigma_error) = root_of_mean(squares.iter().map(|s| s[1]));
+            let n = squares.len() as f64;
+            let offset_kept = squares.iter().map(|s| s[2]).sum::<f64>() / n;
+            let scatter = squares.iter().map(|s| (s[2] - offset_kept).powi(2)).sum::<f64>() / (n - 1.0);
+            DenoisingError {
+                sigma: *sigma,
+                images: images.len(),
+                rms,
+                rms_error,
+                low_over_sigma,
+                low_over_sigma_error,
+                offset_kept,
+                offset_kept_error: (scatter / n).sqrt(),
+            }
         })
         .collect())
 }

@@ -116,6 +116,7 @@ fn known_errors_are_found() {
     }
     for found in measure(0.6, 0.0, 0.0) {
         assert!((found.rms - 0.6 * found.sigma).abs() < 4.0 * found.rms_error, "{found:?}");
+        assert!((found.offset_kept - 0.6).abs() < 1e-5 && found.offset_kept_error < 1e-5, "{found:?}");
         assert!((found.low_over_sigma - 0.6).abs() < 4.0 * found.low_over_sigma_error, "{found:?}");
         // The RMS of n normals scatters by 1 / sqrt(2 n); the error of that error by as much again over 64 images.
         let expected = 0.6 * found.sigma / (2.0 * 64.0 * (side * side) as f64).sqrt();
@@ -143,6 +144,9 @@ fn wiener_on_a_gaussian_field_has_the_closed_form_error() {
             // 2000 images leave the estimate an excess of order 1/2000 of the squared error, below the scatter of 300.
             assert!((found.rms - whole).abs() < 4.0 * found.rms_error && found.rms_error < 0.02 * whole, "{found:?} {whole}");
             assert!((found.low_over_sigma - low).abs() < 4.0 * found.low_over_sigma_error, "{found:?} {low}");
+            // The mean of an image is its lowest mode; an estimated power of it is right to a few per cent.
+            let mean = field.power[0] / (field.power[0] + s2);
+            assert!((found.offset_kept - mean).abs() < 0.02, "{found:?} {mean}");
         }
     }
 }

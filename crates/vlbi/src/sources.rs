@@ -403,7 +403,7 @@ impl ImageSource for SourceSimulator {
 
     /// `fov_uas`: the range of fields, without which lengths in pixels mean nothing.
     fn metadata(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("fov_uas".into(), format!("[{:?},{:?}]", FOV_UAS.0, FOV_UAS.1))])
+        BTreeMap::from([("fov_uas".into(), format!("[{:?},{:?}]", FOV_UAS.0, FOV_UAS.1)), ("background".into(), "-1".into())])
     }
 
     fn fill(&self, index: u64, out: &mut [f32]) -> halation_nn::Result<()> {

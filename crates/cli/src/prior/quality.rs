@@ -275,22 +275,26 @@ impl Report<'_> {
         println!(
             "errors      RMS per pixel, values -1 to 1; low: modes |k| <= {LOW_FREQUENCY} cycles per field, over sigma (1: as the data)"
         );
+        println!(
+            "offset      what is left of a shift of all pixels by ten standard deviations of the noise's mean (0: the background is known)"
+        );
         println!();
         println!(
-            "{:>8}  {:>21}  {:>21}  {:>17}  {:>10}  {:>17}  {:>10}",
-            "sigma", "fresh", "training", "fresh/training", "linear", "low: fresh", "low: linear"
+            "{:>8}  {:>21}  {:>21}  {:>17}  {:>10}  {:>17}  {:>10}  {:>17}",
+            "sigma", "fresh", "training", "fresh/training", "linear", "low: fresh", "low: linear", "offset: fresh"
         );
         for row in &self.rows {
             let pair = |value: f64, error: f64| format!("{value:.3e} +- {error:.1e}");
             let training = row.training.map_or("-".into(), |t| pair(t.rms, t.rms_error));
             let ratio = row.fresh_over_training().map_or("-".into(), |(ratio, error)| format!("{ratio:.3} +- {error:.3}"));
             println!(
-                "{:>8}  {:>21}  {training:>21}  {ratio:>17}  {:>10.3e}  {:>17}  {:>10.3}",
+                "{:>8}  {:>21}  {training:>21}  {ratio:>17}  {:>10.3e}  {:>17}  {:>10.3}  {:>17}",
                 row.fresh.sigma,
                 pair(row.fresh.rms, row.fresh.rms_error),
                 row.linear.rms,
                 format!("{:.3} +- {:.3}", row.fresh.low_over_sigma, row.fresh.low_over_sigma_error),
                 row.linear.low_over_sigma,
+                format!("{:.3} +- {:.3}", row.fresh.offset_kept, row.fresh.offset_kept_error),
             );
         }
     }

@@ -3,7 +3,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use halation_compute::Philox;
 use halation_io::{Colours, OutputFile, TensorFile, contact_sheet};
-use halation_nn::{Denoiser, Precond, SampleConfig, Sampler, load_unet_prior, sample};
+use halation_nn::{Denoiser, Precond, SampleConfig, Sampler, load_prior, load_unet_prior, sample};
 use indicatif::ProgressBar;
 use ndarray::ArrayView2;
 use std::io::IsTerminal;
@@ -91,8 +91,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         bail!(anyhow::anyhow!("-n 0: expected at least one image").context(Unusable));
     }
     OutputFile::check(&args.out).context(Unusable)?;
-    let (prior, info) = load_unet_prior(&crate::find::prior(&args.file).context(Unusable)?).context(Unusable)?;
-    let blur = if let Precond::Consistency { sigma_min, .. } = prior.precond() { Some(*sigma_min) } else { None };
+    let path = crate::find::prior(&args.file).context(Unusable)?;
+    let (network, info) = load_unet_prior(&path).context(Unusable)?;
+    let (prior, blur): (Box<dyn Denoiser>, Option<f64>) = match *network.precond() {
+        Precond::Consistency { sigma_min, .. } => (Box::new(network), Some(sigma_min)),
+        _ => (load_prior(&path).context(Unusable)?.0, None),
+    };
     let usual = if blur.is_some() { Method::Consistency } else { Method::Ancestral };
     let sampler = match (args.sampler.unwrap_or(usual), blur) {
         (Method::Consistency, Some(blur)) if args.churn == 0.0 => Sampler::Consistency { blur },
@@ -117,7 +121,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let config = SampleConfig { steps, sigma_min, sigma_max, sampler };
     let number = args.number as u64;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(number * steps as u64) } else { ProgressBar::hidden() };
-    let samples = draw(&prior, number, &config, args.seed, |n| bar.inc(n)).context(Unusable)?;
+    let samples = draw(prior.as_ref(), number, &config, args.seed, |n| bar.inc(n)).context(Unusable)?;
     bar.finish_and_clear();
     let [channels, height, width] = prior.item_shape();
     if ending == "png" {
