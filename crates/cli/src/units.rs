@@ -41,9 +41,25 @@ pub(crate) fn flux_jy(text: &str) -> Result<f64, String> {
     quantity(text, &[("Jy", 1.0), ("mJy", 1e-3), ("uJy", 1e-6)])
 }
 
+/// Two increasing numbers, such as -1,1.
+pub(crate) fn range(text: &str) -> Result<[f64; 2], String> {
+    let found = text.split_once(',').and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+    found
+        .filter(|[low, high]: &[f64; 2]| low < high && (high - low).is_finite())
+        .ok_or_else(|| "expected two increasing numbers, such as -1,1".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(range("-36, 36.5"), Ok([-36.0, 36.5]));
+        for bad in ["", "1", "1,0", "1,1", "0,1,2", "a,1", "0,NaN", "0,inf"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn numbers_with_units() {

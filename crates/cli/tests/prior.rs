@@ -209,7 +209,7 @@ fn train_on_a_folder_of_images() {
         is_refused(&[&["prior", "train", &images, "-o", &path("none"), "--images", "20"][..], more].concat(), says);
     };
     refused(&["--range", "0,10"], &["value", "0 to 10"]);
-    refused(&["--range", "10,0"], &["10 to 0", "increasing"]);
+    refused(&["--range", "10,0"], &["10,0", "increasing"]);
     refused(&["--weight-decay", "1e4"], &["weight_decay is 10000"]);
     refused(&["--res", "16"], &["[1, 8, 8]", "[1, 16, 16]"]);
     refused(&["--validation", "6"], &["validation_images is 6", "6 images"]);

@@ -177,16 +177,11 @@ pub(crate) fn attributes(particles: usize, ancestors: &[u64], agreement: Option<
     out
 }
 
-/// The sentence for a label where `images` miss the data, of one product or several, by more than the noise.
-fn misfit(problem: &Problem, images: &Tensor) -> Result<Option<String>> {
+/// How a label begins where `images` miss the data, of one product or several, by more than the noise; empty where they do not.
+pub(crate) fn misfit_said(problem: &Problem, images: &Tensor) -> Result<String> {
     let far = problem.median_chi2(images)?.into_iter().filter(|(_, chi2)| *chi2 > LARGEST_CHI2);
     let far: Vec<String> = far.map(|(product, chi2)| format!("median reduced chi2 of {product} is {chi2:.2}")).collect();
-    Ok((!far.is_empty()).then(|| format!("DOES NOT FIT THE DATA ({})", far.join(", "))))
-}
-
-/// The same as the beginning of a label; empty where the images fit.
-pub(crate) fn misfit_said(problem: &Problem, images: &Tensor) -> Result<String> {
-    Ok(misfit(problem, images)?.map_or_else(String::new, |m| format!("{m}; ")))
+    Ok(if far.is_empty() { String::new() } else { format!("DOES NOT FIT THE DATA ({}); ", far.join(", ")) })
 }
 
 #[cfg(test)]
@@ -207,9 +202,9 @@ mod tests {
         // Draws whose one datum is missed by sqrt(chi2) standard deviations; the largest does not count, the median does.
         let said = |chi2: f64| {
             let draws = [chi2, chi2, 100.0].into_iter().flat_map(|c| [(0.9 - 0.3 * c.sqrt()) as f32, 0.0]).collect();
-            misfit(&problem, &Tensor::from_vec(&[3, 1, 1, 2], draws).unwrap()).unwrap()
+            misfit_said(&problem, &Tensor::from_vec(&[3, 1, 1, 2], draws).unwrap()).unwrap()
         };
-        assert_eq!(said(1.45), None);
-        assert_eq!(said(1.7).as_deref(), Some("DOES NOT FIT THE DATA (median reduced chi2 of data is 1.70)"));
+        assert_eq!(said(1.45), "");
+        assert_eq!(said(1.7), "DOES NOT FIT THE DATA (median reduced chi2 of data is 1.70); ");
     }
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 ///
 /// U-Nets with group normalisation hardly see an offset of all pixels: at low noise they leave it as they find it, so that samples keep the offset which they
 /// had at high noise, and with it a share of their flux, although nearly every pixel says what it should be. Here the level of the background of D(x, sigma)
-/// is found, the mode m of its pixel values d that Gaussian weights of width h define, sum (d - m) exp(-(d - m)^2 / 2 h^2) = 0, from their lower quartile on,
+/// is found, the mode m of its pixel values d that Gaussian weights of width h define, sum (d - m) exp(-(d - m)^2 / 2 h^2) = 0, from their lower tenth on,
 /// and D moved by what this level is off. Above `FALL` that is not done, since the mean of all images that are possible has no one background, nor below `RISE`,
 /// where what faint structure does to the level is more than what is to be mended.
 pub struct KnownBackground<D> {
@@ -77,11 +77,12 @@ impl<D: Denoiser> KnownBackground<D> {
     }
 }
 
-/// The mode of `values` at this width that is nearest above their lower quartile.
+/// The mode of `values` at this width that is reached from their lower tenth.
 fn mode(values: &[f64], width: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let mut level = sorted[sorted.len() / 4];
+    // A tenth of the darkest: from a quartile on, images with a wide halo led to a level of the halo.
+    let mut level = sorted[sorted.len() / 10];
     for _ in 0..200 {
         let near =
             &sorted[sorted.partition_point(|v| *v < level - FAR * width)..sorted.partition_point(|v| *v < level + FAR * width)];

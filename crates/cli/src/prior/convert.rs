@@ -1,5 +1,5 @@
 use crate::{Outcome, Unusable};
-use anyhow::{Context, anyhow, bail};
+use anyhow::Context;
 use halation_io::{OutputFile, sha256_of_file};
 use halation_nn::PriorCard;
 use halation_nn::checkpoint::read_foreign;
@@ -24,8 +24,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY")]
     weights: Option<String>,
     /// Smallest and largest value of an image in the network's own units
-    #[arg(long, value_name = "MIN,MAX", value_delimiter = ',', default_value = "-1,1")]
-    range: Vec<f64>,
+    #[arg(long, value_name = "MIN,MAX", allow_hyphen_values = true, value_parser = crate::units::range, default_value = "-1,1")]
+    range: [f64; 2],
     /// What a value means
     #[arg(long, default_value = "")]
     unit: String,
@@ -42,15 +42,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     OutputFile::check(&args.out).context(Unusable)?;
-    let range = match args.range[..] {
-        [min, max] if min < max && max - min < f64::INFINITY => [min, max],
-        _ => bail!(
-            anyhow!("--range is {:?}, expected two numbers, the smaller one first, such as -1,1", args.range).context(Unusable)
-        ),
-    };
     let (denoiser, weights) = read_foreign(&args.checkpoint, args.arch.as_deref(), args.weights.as_deref()).context(Unusable)?;
     let name = args.checkpoint.file_name().unwrap_or_default().to_string_lossy();
-    let mut card = PriorCard { range, unit: args.unit, trained_on: args.trained_on, card: args.card, extra: Default::default() };
+    let mut card =
+        PriorCard { range: args.range, unit: args.unit, trained_on: args.trained_on, card: args.card, extra: Default::default() };
     card.extra.insert("converted_from".into(), format!("{name}, sha256 {}", sha256_of_file(&args.checkpoint)?));
     if !weights.is_empty() {
         card.extra.insert("converted_weights".into(), weights.clone());

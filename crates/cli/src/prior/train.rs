@@ -39,8 +39,8 @@ pub(crate) struct Args {
     from: Option<PathBuf>,
     /// Pixel values that the network sees as -1 and 1, for a folder [default: the smallest and the largest in it]; to be given again with
     /// --resume
-    #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', allow_hyphen_values = true)]
-    range: Option<Vec<f64>>,
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = crate::units::range)]
+    range: Option<[f64; 2]>,
     /// Pixels along each side [default: 64; those of the images of a folder]
     #[arg(long)]
     res: Option<usize>,
@@ -123,12 +123,8 @@ struct Opened {
 
 /// The images of a folder, where the source is one.
 fn open_folder(args: &Args) -> anyhow::Result<Option<ImageFolder>> {
-    let range = args.range.as_deref().map(|values| match *values {
-        [low, high] => Ok([low, high]),
-        _ => Err(anyhow!("--range is {values:?}, expected two numbers like 0,255").context(Unusable)),
-    });
-    let (folder, range) = (Path::new(&args.source), range.transpose()?);
-    match (folder.is_dir(), range) {
+    let folder = Path::new(&args.source);
+    match (folder.is_dir(), args.range) {
         (true, range) => Ok(Some(ImageFolder::open(folder, range).context(Unusable)?)),
         (false, None) => Ok(None),
         (false, Some(_)) => {

@@ -4,6 +4,11 @@ use anyhow::{Context, anyhow, bail};
 use halation_nn::schedule::{Betas, DiscreteSchedule};
 use halation_nn::train::{Consistency, Loss, Start};
 
+fn intervals(text: &str) -> Result<[usize; 2], String> {
+    let found = text.split_once(',').and_then(|(first, last)| Some([first.trim().parse().ok()?, last.trim().parse().ok()?]));
+    found.ok_or_else(|| "expected two numbers, such as 10,1280".into())
+}
+
 /// The options of the loss.
 #[derive(clap::Args)]
 pub(super) struct LossArgs {
@@ -35,8 +40,8 @@ pub(super) struct LossArgs {
     sigma_max: Option<f64>,
     /// Intervals between the noise levels of consistency, at the start and at --images; they double evenly between [default: 10,1280; 40,40
     /// with --teacher]
-    #[arg(long, value_name = "FIRST,LAST", value_delimiter = ',', num_args = 1)]
-    intervals: Option<Vec<usize>>,
+    #[arg(long, value_name = "FIRST,LAST", value_parser = intervals)]
+    intervals: Option<[usize; 2]>,
 }
 
 impl LossArgs {
@@ -112,14 +117,7 @@ impl LossArgs {
         teacher: Option<String>,
         images: Option<u64>,
     ) -> anyhow::Result<Consistency> {
-        let intervals = match (self.intervals.as_deref(), &teacher) {
-            (Some(&[first, last]), _) => [first, last],
-            (Some(other), _) => {
-                bail!(anyhow!("--intervals is {other:?}, expected two numbers like 10,1280").context(Unusable))
-            }
-            (None, Some(_)) => [40, 40],
-            (None, None) => [10, 1280],
-        };
+        let intervals = self.intervals.unwrap_or(if teacher.is_some() { [40, 40] } else { [10, 1280] });
         let seen = start.as_ref().map_or(0, |s| s.config.first_image);
         let growth_images = match images {
             Some(images) => images - seen,
