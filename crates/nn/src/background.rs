@@ -20,16 +20,18 @@ pub struct KnownBackground<D> {
 /// Noise levels in pixel ranges between which the background is set: from none to all of what it is off and back, evenly in ln sigma.
 const RISE: [f64; 2] = [0.0015, 0.003];
 const FALL: [f64; 2] = [0.15, 0.25];
-/// h over sigma, and what is added to it, in pixel ranges.
-const WIDTH: f64 = 0.01;
-const LEAST_WIDTH: f64 = 1.5e-4;
+/// h over sigma, and what is added to it, in pixel ranges: more than twice the ripples that networks leave in the background, so that the pixels of the background
+/// have one mode.
+const WIDTH: f64 = 0.04;
+const LEAST_WIDTH: f64 = 3e-4;
 /// Pixels farther from the level than this many h count no more.
 const FAR: f64 = 6.0;
 
 /// How the pixels of one image are moved, and how that depends on them.
 struct Move {
     by: f64,
-    /// Derivative of `by` with respect to each pixel; empty where it does not move.
+    /// Derivative of `by` with respect to each pixel at fixed weights; empty where it does not move. (The whole derivative has the sum of (1 - r^2) w below the
+    /// line, which is small where the mode is broad: steps along it run away.)
     slope: Vec<f64>,
 }
 
@@ -53,14 +55,9 @@ impl<D: Denoiser> KnownBackground<D> {
         let width = WIDTH * sigma + LEAST_WIDTH * self.range;
         let off: Vec<f64> = denoised.iter().map(|d| f64::from(*d) - self.value).collect();
         let level = mode(&off, width);
-        let at = |v: f64| {
-            let r = (v - level) / width;
-            if r.abs() < FAR { (1.0 - r * r) * (-0.5 * r * r).exp() } else { 0.0 }
-        };
-        let slopes: Vec<f64> = off.iter().map(|v| at(*v)).collect();
-        // Positive at a mode.
-        let total = slopes.iter().sum::<f64>().max(1.0);
-        Move { by: -share * level, slope: slopes.iter().map(|s| -share * s / total).collect() }
+        let weights: Vec<f64> = off.iter().map(|v| weight((v - level) / width)).collect();
+        let total: f64 = weights.iter().sum();
+        Move { by: -share * level, slope: weights.iter().map(|w| -share * w / total).collect() }
     }
 
     /// Moves each draw to the level and says how.
@@ -77,6 +74,10 @@ impl<D: Denoiser> KnownBackground<D> {
     }
 }
 
+fn weight(r: f64) -> f64 {
+    if r.abs() < FAR { (-0.5 * r * r).exp() } else { 0.0 }
+}
+
 /// The mode of `values` at this width that is reached from their lower tenth.
 fn mode(values: &[f64], width: f64) -> f64 {
     let mut sorted = values.to_vec();
@@ -88,8 +89,7 @@ fn mode(values: &[f64], width: f64) -> f64 {
             &sorted[sorted.partition_point(|v| *v < level - FAR * width)..sorted.partition_point(|v| *v < level + FAR * width)];
         let (mut sum, mut weights) = (0.0, 0.0);
         for v in near {
-            let r = (v - level) / width;
-            let w = (-0.5 * r * r).exp();
+            let w = weight((v - level) / width);
             sum += w * v;
             weights += w;
         }
@@ -173,7 +173,7 @@ mod tests {
         let noise = Philox::new(3).normal(0..1, 0, &[1, 16, 16]).unwrap();
         let value = |i: usize| match (i / 16, i % 16) {
             (5..8, 5..8) => 0.7,
-            (3..10, 3..10) => -0.97,
+            (3..10, 3..10) => -0.9,
             _ => -1.0,
         };
         Tensor::from_vec(&[1, 1, 16, 16], (0..256).map(|i| value(i) + offset + ripple * noise.data()[i]).collect()).unwrap()
@@ -194,11 +194,11 @@ mod tests {
         }
     }
 
-    /// The pullback is that of the whole, by differences; each draw has its own level.
+    /// The pullback is that of the whole, by differences, for ripples far below h, where weights stay; each draw has its own level.
     #[test]
     fn pullback_is_the_jacobian() {
         let known = KnownBackground::new(Scaled(0.8), -1.0, [-1.0, 1.0]);
-        let (x, sigma) = (lifted(0.01, 1e-3), [0.1f32]);
+        let (x, sigma) = (lifted(0.01, 1e-4), [0.1f32]);
         let of = |step| Philox::new(2).normal(0..1, step, &[1, 16, 16]).unwrap();
         let (u, v) = (of(1), of(2));
         let (_, pullback) = known.denoise_with_pullback(&x, &sigma).unwrap();
@@ -213,8 +213,8 @@ mod tests {
         let ju: Vec<f32> = up.data().iter().zip(down.data()).map(|(a, b)| (a - b) / (2.0 * step)).collect();
         let (expected, found) = (dot(&ju, v.data()), dot(u.data(), vjp.data()));
         let plain = 0.8 * dot(u.data(), v.data());
-        assert!((expected - found).abs() < 0.02 * found.abs() && (plain - found).abs() > 0.5, "{expected} {found} {plain}");
-        let two = Tensor::from_vec(&[2, 1, 16, 16], [lifted(0.02, 1e-3).into_vec(), x.data().to_vec()].concat()).unwrap();
+        assert!((expected - found).abs() < 0.02 && (plain - found).abs() > 0.2, "{expected} {found} {plain}");
+        let two = Tensor::from_vec(&[2, 1, 16, 16], [lifted(0.02, 1e-4).into_vec(), x.data().to_vec()].concat()).unwrap();
         assert_eq!(known.denoise(&two, &[0.1, 0.1]).unwrap().item(1), known.denoise(&x, &sigma).unwrap().item(0));
     }
 }
