@@ -105,33 +105,22 @@ pub fn read_prior_metadata(path: &Path) -> Result<PriorInfo> {
 /// # Errors
 /// As [`load_unet_prior`], and when it is a consistency model, which is no denoiser.
 pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
-    let (denoiser, info) = load_unet_denoiser(path)?;
+    let (denoiser, info) = load_unet_prior(path)?;
+    let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    if let Precond::Consistency { .. } = denoiser.precond() {
+        return Err(fail(
+            "found a consistency model, which leads a noisy image to the end of its path; expected a denoiser, the mean of the images that \
+             are possible: a prior of another loss"
+                .into(),
+        ));
+    }
     let Some(text) = info.card.extra.get("background") else { return Ok((Box::new(denoiser), info)) };
-    let value = text.parse().map_err(|_| Error::Checkpoint {
-        path: path.to_path_buf(),
-        message: format!(
+    let value = text.parse().map_err(|_| {
+        fail(format!(
             "metadata background: found {text:?}, expected the value of the background in the network's units, such as -1"
-        ),
+        ))
     })?;
     Ok((Box::new(KnownBackground::new(denoiser, value, info.card.range)), info))
-}
-
-/// As [`load_prior`], with the network itself.
-///
-/// # Errors
-/// As [`load_prior`].
-pub(crate) fn load_unet_denoiser(path: &Path) -> Result<(UNetDenoiser, PriorInfo)> {
-    let (denoiser, info) = load_unet_prior(path)?;
-    if let Precond::Consistency { .. } = denoiser.precond() {
-        return Err(Error::Checkpoint {
-            path: path.to_path_buf(),
-            message:
-                "found a consistency model, which leads a noisy image to the end of its path; expected a denoiser, the mean of the \
-                      images that are possible: a prior of another loss"
-                    .into(),
-        });
-    }
-    Ok((denoiser, info))
 }
 
 /// The network of a prior file of kind `unet`, a denoiser or a consistency model.

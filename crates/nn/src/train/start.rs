@@ -1,6 +1,6 @@
 use super::{Consistency, Loss, TrainConfig, Trainer};
-use crate::prior::{PriorInfo, load_unet_denoiser, load_unet_prior};
-use crate::{Denoiser, Error, Family, ImageSource, Result};
+use crate::prior::{PriorInfo, load_prior, load_unet_prior};
+use crate::{Error, Family, ImageSource, Result};
 use std::path::Path;
 
 /// A prior from which a run goes on. Its file holds the averaged network alone: the run begins there, with a new optimiser.
@@ -83,7 +83,7 @@ impl Trainer<'_> {
     /// # Errors
     /// When the file is another one, is no denoiser, or makes other images.
     pub fn set_teacher(&mut self, path: &Path) -> Result<()> {
-        let (teacher, info) = load_unet_denoiser(path)?;
+        let (teacher, info) = load_prior(path)?;
         let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
         let expected = match &self.config.loss {
             Loss::Consistency(Consistency { teacher_sha256: Some(sha256), .. }) => sha256,
