@@ -105,8 +105,16 @@ pub fn read_prior_metadata(path: &Path) -> Result<PriorInfo> {
 /// # Errors
 /// As [`load_unet_prior`], and when it is a consistency model, which is no denoiser.
 pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
-    let (denoiser, info) = load_unet_prior(path)?;
-    let fail = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    let (network, info) = load_unet_prior(path)?;
+    Ok((denoiser_of(network, &info)?, info))
+}
+
+/// What [`load_prior`] makes of the network of a prior file.
+///
+/// # Errors
+/// When it is a consistency model, or metadata `background` are no number.
+pub fn denoiser_of(denoiser: UNetDenoiser, info: &PriorInfo) -> Result<Box<dyn Denoiser>> {
+    let fail = |message: String| Error::Checkpoint { path: info.path.clone(), message };
     if let Precond::Consistency { .. } = denoiser.precond() {
         return Err(fail(
             "found a consistency model, which leads a noisy image to the end of its path; expected a denoiser, the mean of the images that \
@@ -114,13 +122,13 @@ pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
                 .into(),
         ));
     }
-    let Some(text) = info.card.extra.get("background") else { return Ok((Box::new(denoiser), info)) };
-    let value = text.parse().map_err(|_| {
+    let Some(text) = info.card.extra.get("background") else { return Ok(Box::new(denoiser)) };
+    let value = text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| {
         fail(format!(
             "metadata background: found {text:?}, expected the value of the background in the network's units, such as -1"
         ))
     })?;
-    Ok((Box::new(KnownBackground::new(denoiser, value, info.card.range)), info))
+    Ok(Box::new(KnownBackground::new(denoiser, value, info.card.range)))
 }
 
 /// The network of a prior file of kind `unet`, a denoiser or a consistency model.

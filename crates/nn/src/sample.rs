@@ -105,9 +105,7 @@ pub fn sample(
     }
     let n = draws.end.saturating_sub(draws.start) as usize;
     let levels = match sampler {
-        Sampler::Ancestral => [geometric(sigma_max, sigma_min, steps), vec![0.0]].concat(),
-        Sampler::Consistency { .. } if steps == 1 => vec![sigma_max, 0.0],
-        Sampler::Consistency { .. } => [geometric(sigma_max, sigma_min, steps), vec![0.0]].concat(),
+        Sampler::Ancestral | Sampler::Consistency { .. } => [geometric(sigma_max, sigma_min, steps), vec![0.0]].concat(),
         Sampler::Heun { rho, .. } => karras_sigmas(steps, sigma_min, sigma_max, rho),
     };
     let noise = |step: usize| rng.normal(draws.clone(), step as u32, &denoiser.item_shape());

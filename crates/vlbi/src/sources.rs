@@ -401,7 +401,7 @@ impl ImageSource for SourceSimulator {
         None
     }
 
-    /// `fov_uas`: the range of fields, without which lengths in pixels mean nothing.
+    /// `fov_uas`: the range of fields, without which lengths in pixels mean nothing; `background`: what z is where there is no source.
     fn metadata(&self) -> BTreeMap<String, String> {
         BTreeMap::from([("fov_uas".into(), format!("[{:?},{:?}]", FOV_UAS.0, FOV_UAS.1)), ("background".into(), "-1".into())])
     }

@@ -73,6 +73,25 @@ pub(super) fn positive(name: &str, value: f64) -> Result<()> {
     Err(Error::Invalid(format!("{name} is {value}, expected a positive number")))
 }
 
+/// Refuses noise levels that are not positive or do not rise.
+pub(super) fn levels(sigma_min: f64, sigma_max: f64) -> Result<()> {
+    positive("sigma_min", sigma_min)?;
+    positive("sigma_max", sigma_max)?;
+    if sigma_max <= sigma_min {
+        return Err(Error::Invalid(format!("sigma_max is {sigma_max}, expected more than sigma_min = {sigma_min}")));
+    }
+    Ok(())
+}
+
+/// Refuses a law of ln sigma that is none.
+pub(super) fn normal(p_mean: f64, p_std: f64) -> Result<()> {
+    positive("p_std", p_std)?;
+    if !p_mean.is_finite() {
+        return Err(Error::Invalid(format!("p_mean is {p_mean}, expected a number")));
+    }
+    Ok(())
+}
+
 impl TrainConfig {
     /// The usual settings for a network of these sizes.
     pub fn new(unet: UNetConfig) -> Self {

@@ -1,4 +1,4 @@
-use super::config::positive;
+use super::config::{levels, normal, positive};
 use crate::{Error, Precond, Result};
 use serde::{Deserialize, Serialize};
 
@@ -65,18 +65,9 @@ impl Consistency {
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        for (name, value) in [("sigma_data", self.sigma_data), ("sigma_min", self.sigma_min), ("p_std", self.p_std)] {
-            positive(name, value)?;
-        }
-        if !self.p_mean.is_finite() {
-            return Err(Error::Invalid(format!("p_mean is {}, expected a number", self.p_mean)));
-        }
-        if !(self.sigma_max > self.sigma_min && self.sigma_max.is_finite()) {
-            return Err(Error::Invalid(format!(
-                "sigma_max is {}, expected more than sigma_min = {}",
-                self.sigma_max, self.sigma_min
-            )));
-        }
+        positive("sigma_data", self.sigma_data)?;
+        levels(self.sigma_min, self.sigma_max)?;
+        normal(self.p_mean, self.p_std)?;
         let (first, last) = (self.first_intervals, self.last_intervals);
         if !(1 <= first && first <= last && last <= 1 << 20) {
             return Err(Error::Invalid(format!(

@@ -1,9 +1,9 @@
-use super::config::positive;
+use super::config::{levels, normal, positive};
 use super::consistency::Consistency;
 use super::images::Level;
 use crate::precond::{combined, scaled};
 use crate::schedule::{DiscreteSchedule, VpSchedule};
-use crate::{Coefficients, Error, Precond, Result};
+use crate::{Coefficients, Precond, Result};
 use halation_compute::Tensor;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -107,18 +107,9 @@ impl Loss {
         match self {
             Loss::Edm { sigma_data, p_mean, p_std } => {
                 positive("sigma_data", *sigma_data)?;
-                positive("p_std", *p_std)?;
-                if !p_mean.is_finite() {
-                    return Err(Error::Invalid(format!("p_mean is {p_mean}, expected a number")));
-                }
+                normal(*p_mean, *p_std)?;
             }
-            Loss::Ve { sigma_min, sigma_max } => {
-                positive("sigma_min", *sigma_min)?;
-                positive("sigma_max", *sigma_max)?;
-                if sigma_max <= sigma_min {
-                    return Err(Error::Invalid(format!("sigma_max is {sigma_max}, expected more than sigma_min = {sigma_min}")));
-                }
-            }
+            Loss::Ve { sigma_min, sigma_max } => levels(*sigma_min, *sigma_max)?,
             Loss::Consistency(c) => c.validate()?,
             Loss::Eps(_) | Loss::RectifiedFlow | Loss::Vp => {}
         }

@@ -199,13 +199,15 @@ impl<'a> Trainer<'a> {
         let loss = &self.config.loss;
         let lower: Vec<f32> = sigma.iter().map(|s| loss.lower(f64::from(*s), self.seen()) as f32).collect();
         let Loss::Consistency(_) = loss else { return Ok((clean, lower)) };
-        let shares = || sigma.iter().zip(&lower).map(|(s, l)| f64::from(*l) / f64::from(*s));
         if let Some(sha256) = self.missing_teacher() {
             return Err(Error::Invalid(format!("no teacher is given, expected the prior with SHA-256 {sha256}")));
         }
         let below = match &self.teacher {
             Some(teacher) => flow_step(teacher.as_ref(), noisy, sigma, &lower)?,
-            None => combined(&clean, noisy, shares().map(|share| (1.0 - share, share))),
+            None => {
+                let shares = sigma.iter().zip(&lower).map(|(s, l)| f64::from(*l) / f64::from(*s));
+                combined(&clean, noisy, shares.map(|share| (1.0 - share, share)))
+            }
         };
         Ok((denoiser.denoise(&below, &lower)?, lower))
     }
