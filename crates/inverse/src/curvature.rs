@@ -80,15 +80,6 @@ impl SharedBasis {
     }
 }
 
-/// C^-1 r and log N(r; 0, C) up to a constant for C = 1 + the covariance of the residual under noise `rho` in every pixel.
-pub(crate) fn whiten(at: &dyn Whitened, rho: f64) -> Result<(Vec<f64>, f64)> {
-    let factor = factor_one_plus(at.covariance(rho))?;
-    let r = at.value();
-    let solved = factor.solve(r);
-    let log = -0.5 * (dot(r, &solved) + factor.log_det());
-    Ok((solved, log))
-}
-
 /// The factor of 1 + `covariance`. Where rounding makes a nearly singular covariance indefinite, its negative eigenvalues count as zero.
 pub(crate) fn factor_one_plus(mut covariance: Array2<f64>) -> Result<Factor> {
     const WHAT: &str = "1 + the covariance of the residual of a particle";

@@ -175,7 +175,7 @@ impl Solver for Dps {
         }
         if let Some(i) = state.x.data().iter().position(|v| !v.is_finite()) {
             return Err(Error::Numerical(format!(
-                "draw {} of dps diverged at noise level {t:.3e}: the data are stiffer than its explicit steps allow; use another solver (guided, or pnp-dm for linear problems), or the paper's weight with a smaller zeta",
+                "draw {} of dps diverged at noise level {t:.3e}: the data are stiffer than its explicit steps allow; use another solver (langevin, or pnp-dm for linear problems), or the paper's weight with a smaller zeta",
                 i / item
             )));
         }

@@ -14,7 +14,7 @@ pub trait Likelihood: Send + Sync {
 
     /// The whitened residual at one image, when the likelihood has one: |r|^2 / 2 = neg_log.
     ///
-    /// `x` is one image (item_shape flattened, row-major). Guided diffusion and split Gibbs stand on it.
+    /// `x` is one image (item_shape flattened, row-major). `langevin` and `pnp-dm` stand on it.
     fn residual(&self, x: &[f32]) -> Result<Option<Box<dyn Whitened + '_>>> {
         let _ = x;
         Ok(None)

@@ -121,7 +121,7 @@ pub fn check_needs<S: Solver>(solver: &S, problem: &Problem) -> Result<()> {
     let missing = |needs, remedy: &str| Err(Error::Needs { solver: solver.name(), needs, remedy: remedy.into() });
     let needs = solver.needs();
     if needs.linear_gaussian && problem.likelihood.linear_gaussian().is_none() {
-        return missing("a linear operator with Gaussian noise", "use --solver guided or --solver dps");
+        return missing("a linear operator with Gaussian noise", "use --solver langevin or --solver dps");
     }
     if needs.residual {
         let x = vec![0.25 * problem.pixel_range() as f32; shape.iter().product()];

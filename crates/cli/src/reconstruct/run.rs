@@ -6,7 +6,7 @@ use crate::{Outcome, Unusable};
 use anyhow::{Context, Result, anyhow, bail};
 use halation_compute::Tensor;
 use halation_inverse::{
-    Dps, DpsWeight, Drive, Driven, GaussianMixture, Guided, Langevin, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive,
+    Dps, DpsWeight, Drive, Driven, GaussianMixture, Langevin, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive,
 };
 use halation_io::{Existing, OutputDir, Started, partial_of, sha256_of_file};
 use halation_nn::Denoiser;
@@ -23,9 +23,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SolverName {
-    /// Reverse diffusion guided by the data, with restarts; for any data
-    Guided,
-    /// Annealed Langevin dynamics scaled by the data's curvature, with restarts; for any data, on trial
+    /// Annealed Langevin dynamics scaled by the data's curvature, with restarts; for any data
     Langevin,
     /// Annealed split Gibbs over two weighted populations; for linear problems
     PnpDm,
@@ -46,7 +44,7 @@ pub(crate) enum Weighting {
 /// Options of the solver and its cost; the same for every kind of data.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub(crate) struct SolverOptions {
-    /// Method [default: guided for VLBI, pnp-dm for linear problems]
+    /// Method [default: langevin for VLBI, pnp-dm for linear problems]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solver: Option<SolverName>,
@@ -58,15 +56,15 @@ pub(crate) struct SolverOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Noise levels [default: 158, nearly all of them visited twice (guided), 440 (langevin), 232 with four network calls each (pnp-dm)]
+    /// Noise levels [default: 440 (langevin), 232 with four network calls each (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub levels: Option<usize>,
-    /// Particles of both populations together [default: as many as draws, at least 24 (guided) or 20 (langevin); four for each draw beyond a dozen, at least 32 (pnp-dm)]
+    /// Particles of both populations together [default: as many as draws, at least 20 (langevin); four for each draw beyond a dozen, at least 32 (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub population: Option<usize>,
-    /// Descents after the first [default: 3 (guided), 5 (langevin)]
+    /// Descents after the first (langevin) [default: 5]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarts: Option<usize>,
@@ -203,17 +201,6 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
         ..o.clone()
     };
     match name {
-        SolverName::Guided => {
-            let default = Guided::default();
-            let solver = Guided {
-                levels: o.levels.unwrap_or(default.levels),
-                population: o.population,
-                restarts: o.restarts.unwrap_or(default.restarts),
-            };
-            let particles = solver.plan(problem, draws).context(Unusable)?.particles;
-            let solver = Guided { population: Some(particles), ..solver };
-            with_solver(problem, job, &solver, of_populations(solver.levels, particles, Some(solver.restarts)))
-        }
         SolverName::Langevin => {
             let default = Langevin::default();
             let solver = Langevin {
@@ -227,7 +214,7 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
         }
         SolverName::PnpDm => {
             if o.restarts.is_some() {
-                return Err(anyhow!("--restarts belongs to --solver guided and langevin").context(Unusable));
+                return Err(anyhow!("--restarts belongs to --solver langevin").context(Unusable));
             }
             let default = PnpDm::default();
             let solver = PnpDm { levels: o.levels.unwrap_or(default.levels), population: o.population, ..default };
@@ -237,10 +224,8 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
         }
         SolverName::Dps => {
             if o.levels.is_some() || o.population.is_some() || o.restarts.is_some() {
-                return Err(anyhow!(
-                    "--levels and --population belong to --solver guided, langevin and pnp-dm, --restarts to guided and langevin"
-                )
-                .context(Unusable));
+                return Err(anyhow!("--levels and --population belong to --solver langevin and pnp-dm, --restarts to langevin")
+                    .context(Unusable));
             }
             let zeta = o.dps_zeta.unwrap_or(1.0);
             let weighting = o.dps_weight.unwrap_or(Weighting::Paper);

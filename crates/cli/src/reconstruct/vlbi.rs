@@ -249,7 +249,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome> {
             command: "reconstruct vlbi",
             output: &args.output,
             solver: &solver,
-            default_solver: super::run::SolverName::Guided,
+            default_solver: super::run::SolverName::Langevin,
             options: toml::Table::try_from(&complete)?,
             inputs: &options.observation,
             prior: &prior,

@@ -95,7 +95,7 @@ fn unusable_settings_are_named() {
     let curved = Curved(&likelihood);
     let nonlinear = Problem { likelihood: &curved, ..crate::testing::problem(&prior, prior.range(), &likelihood) };
     let error = PnpDm::default().init(&nonlinear, Philox::new(0), 0..4).err().unwrap().to_string();
-    assert!(error.contains("linear") && error.contains("guided"), "{error}");
+    assert!(error.contains("linear") && error.contains("langevin"), "{error}");
     let wrong = Problem { prior: &small, ..problem };
     let error = PnpDm::default().init(&wrong, Philox::new(0), 0..4).err().unwrap().to_string();
     assert!(error.contains("[1, 1, 1]") && error.contains("[1, 1, 2]"), "{error}");

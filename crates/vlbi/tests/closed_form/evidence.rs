@@ -3,7 +3,7 @@
 use crate::LEAST_LAMBDA;
 use crate::setup::{Case, Draws, Exact, Prior, coverage, moments};
 use halation_compute::Philox;
-use halation_inverse::{FieldConditioning, Guided, Solver};
+use halation_inverse::{FieldConditioning, Langevin, Solver};
 use halation_posterior::calibration::{bootstrap_mean, coverage as inside, rank_position};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -128,14 +128,14 @@ fn coverage_of_a_hundred_observations() {
     let tree = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let work = std::env::var_os("HALATION_PROOF")
         .map_or_else(|| tree.join("proof-output"), |p| tree.join(p))
-        .join(format!("vlbi-closed-form-guided-{DRAWS}-draws"));
+        .join(format!("vlbi-closed-form-langevin-{DRAWS}-draws"));
     std::fs::create_dir_all(&work).unwrap();
     let prior = Prior::new();
     // One factorisation serves all: uv and sigma are the observation's own, whatever the sky.
     let conditioning = Case::simulate(&prior, &observed, 0).condition(&prior);
     let lambda = conditioning.signal_to_noise_squared();
     let count = lambda.partition_point(|l| *l > LEAST_LAMBDA);
-    let solver = Guided { population: Some(DRAWS as usize), ..Guided::default() };
+    let solver = Langevin { population: Some(DRAWS as usize), ..Langevin::default() };
     let mut records: Vec<Record> = Vec::new();
     for seed in 1..=OBSERVATIONS {
         let path = work.join(format!("{seed:03}.json"));
@@ -164,7 +164,7 @@ fn coverage_of_a_hundred_observations() {
 }
 
 /// The figures of the observations that are done; how many, and of how many, is said in the file.
-fn write_summary(tree: &Path, solver: &Guided, lambda: &[f64], records: &[Record]) {
+fn write_summary(tree: &Path, solver: &Langevin, lambda: &[f64], records: &[Record]) {
     let group = |least: f64, most: f64| lambda.iter().filter(|l| **l > least && **l <= most).count();
     let out = serde_json::json!({
         "what": "Gaussian field prior, complex visibilities, EHT coverage of M87* on 6 April 2017, both bands, 64 x 64 pixels: draws against the closed form; errors by bootstrap over observations",
@@ -177,7 +177,7 @@ fn write_summary(tree: &Path, solver: &Guided, lambda: &[f64], records: &[Record
         "largest_lambda": lambda[0],
         "chi2_of_the_truth": figure(&records.iter().map(|r| r.truth_chi2).collect::<Vec<_>>()),
         "median_seconds": median(records.iter().map(|r| r.seconds).collect()),
-        "guided": summary(records, |r| &r.sampler),
+        "langevin": summary(records, |r| &r.sampler),
         "exact draws": summary(records, |r| &r.exact),
     });
     std::fs::write(tree.join("docs/proof/vlbi-closed-form.json"), format!("{out:#}\n")).unwrap();

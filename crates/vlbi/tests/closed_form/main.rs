@@ -7,7 +7,7 @@
 mod evidence;
 mod setup;
 
-use halation_inverse::Guided;
+use halation_inverse::Langevin;
 use halation_lapack as _;
 use halation_posterior::calibration::chi2_survival;
 use setup::{Case, Prior, coverage, moments};
@@ -37,7 +37,7 @@ fn sampler_meets_the_closed_form() {
         "chi2/m of the truth {truth}: the simulated data are not those of the model"
     );
 
-    let draws = case.sample(&prior, &Guided::default(), 20, 1);
+    let draws = case.sample(&prior, &Langevin::default(), 20, 1);
     let (s, families) = (draws.images.len() as f64, draws.families_effective());
     let along = moments(&draws.coefficients(&conditioning, count), &exact.along());
     let k = count as f64;

@@ -1,7 +1,9 @@
 //! The real coverage, the prior, an observation simulated from it, and the sampler's draws beside the closed form.
 
 use halation_compute::{Philox, Tensor};
-use halation_inverse::{DirectionPosterior, FieldConditioning, FieldPosterior, GaussianField, Guided, Likelihood, Problem, Solver};
+use halation_inverse::{
+    DirectionPosterior, FieldConditioning, FieldPosterior, GaussianField, Langevin, Likelihood, Problem, Solver,
+};
 use halation_vlbi::simulate::{Corruption, SourceImage, resimulate};
 use halation_vlbi::{
     DataProducts, FluxScale, ImageGrid, LikelihoodSettings, MICROARCSECOND_RAD, Observation, PrepareSettings, Pulse, VlbiProblem,
@@ -113,7 +115,7 @@ impl Case {
     }
 
     /// The solver's draws.
-    pub fn sample(&self, prior: &Prior, solver: &Guided, draws: u64, seed: u64) -> Draws {
+    pub fn sample(&self, prior: &Prior, solver: &Langevin, draws: u64, seed: u64) -> Draws {
         let (y, x) = self.problem.axes();
         let problem = Problem {
             likelihood: self.problem.likelihood(),
