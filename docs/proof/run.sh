@@ -45,7 +45,7 @@ for day in 095 096; do
   done
 done
 # Twice the levels must leave the ensemble as it is.
-reconstruct m87-096-seed1-twice "$m87/SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_096_hi_hops_netcal_StokesI.uvfits" -- --seed 1 --fov 128uas --levels 316
+reconstruct m87-096-seed1-twice "$m87/SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits" "$m87/SR1_M87_2017_096_hi_hops_netcal_StokesI.uvfits" -- --seed 1 --fov 128uas --levels 880
 # How many prior samples would pass for M87*, and the picture of docs/m87.md.
 "$python" docs/proof/prior_rings.py "$work/prior-rings" > docs/proof/prior-rings.json
 HALATION_SHARED="$shared" "$python" docs/proof/gallery.py "$work" "$work/prior-rings/prior-samples.safetensors" docs/img/m87-gallery.png
