@@ -55,15 +55,14 @@ pub(crate) fn finite(states: &Tensor, sigma: f64) -> Result<()> {
     }
 }
 
-/// Which particles stand: those the weight (a logarithm) of which falls short of the best of their population by no more than `own`, and of the best of both by
-/// no more than `both`. A population of which nothing stands is lost: the other's stand in its place.
-pub(crate) fn standing(weights: &[f64], own: f64, both: f64) -> ([Vec<usize>; 2], Option<usize>) {
+/// Which particles stand: those the weight (a logarithm) of which falls short of the best of their population, or of the `two`, by no more than `ruled_out`.
+/// A population of which nothing stands is lost: the other's stand in its place.
+pub(crate) fn standing(weights: &[f64], ruled_out: f64, two: bool) -> ([Vec<usize>; 2], Option<usize>) {
     let half = weights.len() / 2;
-    let best = |weights: &[f64]| weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let of_both = best(weights) - both;
     let mut kept = [0, half].map(|first| {
         let members = first..first + half;
-        let least = of_both.max(best(&weights[members.clone()]) - own);
+        let rivals = if two { weights } else { &weights[members.clone()] };
+        let least = rivals.iter().copied().fold(f64::NEG_INFINITY, f64::max) - ruled_out;
         members.filter(|i| weights[*i] >= least).collect::<Vec<_>>()
     });
     let lost = replace_lost(&mut kept);
@@ -191,6 +190,16 @@ mod tests {
     use crate::{DenseOperator, LinearGaussianLikelihood};
     use halation_lapack as _;
     use ndarray::arr2;
+
+    /// States go against the best of their own population or, where the two meet, of both; a population that is lost has the other's.
+    #[test]
+    fn what_is_ruled_out_goes() {
+        let weights = [-70.0, -160.0, -322.0, -440.0];
+        assert_eq!(standing(&weights, 100.0, false), ([vec![0, 1], vec![2]], None));
+        assert_eq!(standing(&weights, 100.0, true), ([vec![0, 1], vec![0, 1]], Some(1)));
+        assert_eq!(standing(&weights, 200.0, false), ([vec![0, 1], vec![2, 3]], None));
+        assert_eq!(standing(&[-70.0, -180.0, -92.0, -410.0], 100.0, true), ([vec![0], vec![2]], None));
+    }
 
     /// The label warns of a median reduced chi2 above 1.5, and of none below it.
     #[test]

@@ -46,6 +46,6 @@ impl Judged {
 
     /// Which particles stand ([`populations::standing`]), measured by the best of their population alone, or of the `two`.
     pub fn standing(&self, two: bool) -> ([Vec<usize>; 2], Option<usize>) {
-        populations::standing(&self.log_weight, self.ruled_out, if two { self.ruled_out } else { f64::INFINITY })
+        populations::standing(&self.log_weight, self.ruled_out, two)
     }
 }
