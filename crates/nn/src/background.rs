@@ -2,7 +2,7 @@ use crate::{Denoiser, Pullback, Result};
 use halation_compute::Tensor;
 use rayon::prelude::*;
 
-/// A denoiser of images whose background is known to have one value, told so.
+/// A denoiser of images whose background is known to have one value, told so: for networks that do not tell it themselves ([`crate::UNetDenoiser`]).
 ///
 /// U-Nets with group normalisation hardly see an offset of all pixels: at low noise they leave it as they find it, so that samples keep the offset which they
 /// had at high noise, and with it a share of their flux, although nearly every pixel says what it should be. Here the level of the background of D(x, sigma)

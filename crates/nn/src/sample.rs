@@ -101,7 +101,11 @@ pub fn sample(
         Sampler::Heun { rho, churn, .. } => rho > 0.0 && churn >= 0.0,
     };
     if steps == 0 || !(usable && sigma_min > 0.0 && sigma_max > sigma_min && sigma_max.is_finite()) {
-        return Err(Error::Invalid(format!("{config:?}: expected steps > 0, 0 < sigma_min < sigma_max, rho > 0, churn >= 0")));
+        let churn =
+            if let Sampler::Heun { rho, churn, .. } = sampler { format!(", rho {rho}, churn {churn}") } else { String::new() };
+        return Err(Error::Invalid(format!(
+            "{steps} steps from sigma_max {sigma_max} to sigma_min {sigma_min}{churn}; expected at least one step, 0 < sigma_min < sigma_max, rho above 0 and churn not below it"
+        )));
     }
     let n = draws.end.saturating_sub(draws.start) as usize;
     let levels = match sampler {

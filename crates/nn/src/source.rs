@@ -13,6 +13,10 @@ pub trait ImageSource: Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
+    /// The value that pixels have exactly where there is nothing, in many images: a network that is trained on them says how probable that is.
+    fn background(&self) -> Option<f64> {
+        None
+    }
     /// Further entries for the metadata of a prior trained on it: what its users must know and the images alone do not show.
     fn metadata(&self) -> BTreeMap<String, String> {
         BTreeMap::new()

@@ -401,9 +401,14 @@ impl ImageSource for SourceSimulator {
         None
     }
 
-    /// `fov_uas`: the range of fields, without which lengths in pixels mean nothing; `background`: what z is where there is no source.
+    /// z = 2u - 1 where there is no source.
+    fn background(&self) -> Option<f64> {
+        Some(-1.0)
+    }
+
+    /// `fov_uas`: the range of fields, without which lengths in pixels mean nothing.
     fn metadata(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("fov_uas".into(), format!("[{:?},{:?}]", FOV_UAS.0, FOV_UAS.1)), ("background".into(), "-1".into())])
+        BTreeMap::from([("fov_uas".into(), format!("[{:?},{:?}]", FOV_UAS.0, FOV_UAS.1))])
     }
 
     fn fill(&self, index: u64, out: &mut [f32]) -> halation_nn::Result<()> {

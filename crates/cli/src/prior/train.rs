@@ -2,7 +2,7 @@ use crate::{Outcome, Unusable, find};
 use anyhow::{Context, anyhow, bail};
 use halation_io::sha256_of_file;
 use halation_nn::family::EdmForm;
-use halation_nn::train::{CHECKPOINT, Optimizer, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
+use halation_nn::train::{CHECKPOINT, Loss, Optimizer, PRIOR, Schedule, Start, StepInfo, TrainConfig, Trainer, saved_config};
 use halation_nn::{ImageFolder, ImageSource, PriorCard, UNetConfig};
 use halation_vlbi::sources::{SOURCES, SourceSimulator};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -253,6 +253,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         let sha256 = teacher.as_deref().map(|path| sha256_of_file(path).context(Unusable)).transpose()?;
         let loss = args.loss.loss(&start, &base.loss, sha256, args.images)?;
+        // A consistency model leaves an image at its smallest noise as it is.
+        let background = if let Loss::Consistency(_) = loss { None } else { source.background().or(base.unet.form.background) };
         let unet = UNetConfig {
             img_resolution: res,
             img_channels: source.item_shape()[0],
@@ -260,7 +262,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
             channel_mult: setting(&start, "--mult", args.mult, base.unet.channel_mult)?,
             attn_resolutions: setting(&start, "--attn", args.attn, base.unet.attn_resolutions)?,
             num_blocks: setting(&start, "--blocks", args.blocks, base.unet.num_blocks)?,
-            form: base.unet.form,
+            form: EdmForm { background, ..base.unet.form },
         };
         let config = TrainConfig {
             loss,

@@ -198,7 +198,8 @@ pub fn architecture(path: &Path, file: &TensorFile, arch: Option<&Path>) -> Resu
         (None, None) => {
             return Err(Error::Checkpoint {
                 path: path.to_path_buf(),
-                message: "found neither metadata \"config\" nor config.json beside the file; give the architecture with --arch"
+                message: "found neither metadata \"config\" nor config.json beside the file; put the architecture there, or give it with \
+                          --arch to `halation prior convert` or `prior eval`"
                     .into(),
             });
         }
@@ -223,6 +224,7 @@ mod tests {
         for text in [
             format!(r#"{{"precond": "vp", {SIZES}}}"#),
             format!(r#"{{"precond": "edm", "sigma_data": 0.25, {SIZES}}}"#),
+            format!(r#"{{"precond": "edm", "background": -1.0, {SIZES}}}"#),
             format!(r#"{{"precond": "edm_teacher", {SIZES}}}"#),
             format!(
                 r#"{{"precond": "ve", "centered": true, {SIZES}, "encoder_type": "residual", "resample_filter": [1, 3, 3, 1]}}"#
@@ -264,6 +266,7 @@ mod tests {
             (format!(r#"{{"precond": "vp", {SIZES}}}"#).replace("[1, 2]", "[1, 2, 2, 2, 2]"), "multiple of 16"),
             (format!(r#"{{"precond": "vp", {SIZES}, "label_dim": 3, "class": 3}}"#), "a class below label_dim"),
             (format!(r#"{{"precond": "vp", {SIZES}, "out_channels": 3}}"#), "img_channels (1) or twice"),
+            (format!(r#"{{"precond": "vp", {SIZES}, "out_channels": 2, "background": 0}}"#), "and then no out_channels"),
             (format!(r#"{{{SCORE_SDE}, "skip_rescale": false}}"#), "skip_rescale is false"),
             (format!("{{{SCORE_SDE}}}").replace(r#""fir": true"#, r#""fir": false"#), "strided"),
         ] {

@@ -4,6 +4,14 @@ use crate::{Denoiser, Error, Pullback, Result};
 use halation_compute::Tensor;
 
 /// A U-Net with its preconditioning: a denoiser.
+///
+/// Most pixels of many images are background: they have one value b exactly. A network whose configuration states b says of every pixel besides F how probable that is,
+/// by a logit G:
+///
+/// D = (1 - g) (c_skip x + c_out F) + g b,    g = 1 / (1 + exp(-G - [`BIAS`] + r^2 / 2)),    r = (x - b) / sigma:
+///
+/// the posterior of a pixel has an atom at b, for which the pixel itself speaks by r, its neighbours by G, and D is the mean of both parts. A network without would have to
+/// be exact to a small part of sigma where it is certain; it leaves smooth ripples and offsets of the background as it finds them, which data of low frequencies do not see either.
 pub struct UNetDenoiser {
     net: UNet,
     precond: Precond,
@@ -51,16 +59,55 @@ impl UNetDenoiser {
         let c = self.coefficients(x, sigma)?;
         cotangent.expect_shape("parameter_gradients", x.shape())?;
         let (input, noise) = self.network_input(x, &c);
-        self.net.parameter_gradients(&input, &noise, &self.widened(scaled(cotangent, c.iter().map(|c| c.out))))
+        let made = self.made_of(x, &self.net.forward(&input, &noise)?, sigma, &c)?;
+        let g = self.to_output(&made, scaled(cotangent, c.iter().map(|c| c.out)), &c);
+        self.net.parameter_gradients(&input, &noise, &g)
     }
 
-    /// Of the network's output the channels of an image; others say a variance.
-    fn image_of(&self, f: Tensor) -> Result<Tensor> {
+    /// What the network's output `f` makes of `x`.
+    pub(crate) fn made_of(&self, x: &Tensor, f: &Tensor, sigma: &[f32], c: &[Coefficients]) -> Result<Made> {
+        let mut denoised = combined(x, &self.part(f, 0)?, c.iter().map(|c| (c.skip, c.out)));
+        let Some(background) = self.net.family().background() else { return Ok(Made { denoised, atom: None }) };
+        let background = background as f32;
+        let (mut share, mut slope, mut own) = (self.part(f, 1)?, denoised.clone(), x.clone());
+        let n = x.item_len().max(1);
+        let draws = denoised.data_mut().chunks_exact_mut(n).zip(share.data_mut().chunks_exact_mut(n));
+        let draws = draws.zip(slope.data_mut().chunks_exact_mut(n)).zip(own.data_mut().chunks_exact_mut(n)).zip(sigma);
+        for ((((denoised, share), slope), own), sigma) in draws {
+            for (((d, g), slope), own) in denoised.iter_mut().zip(share).zip(slope).zip(own) {
+                let r = (*own - background) / sigma;
+                *g = 1.0 / (1.0 + (0.5 * r * r - *g - BIAS).exp());
+                let away = background - *d;
+                *d += *g * away;
+                *slope = away * *g * (1.0 - *g);
+                *own = -r / sigma;
+            }
+        }
+        Ok(Made { denoised, atom: Some(Atom { share, slope, own }) })
+    }
+
+    /// The gradient of the network's output from that of D times c_out.
+    pub(crate) fn to_output(&self, made: &Made, g: Tensor, c: &[Coefficients]) -> Tensor {
+        let Some(Atom { share, slope, .. }) = &made.atom else { return self.widened(g) };
+        let n = g.item_len();
+        let mut both = Tensor::zeros(&[g.draws(), self.net.out_channels(), g.shape()[2], g.shape()[3]]);
+        let of_draws = g.data().chunks_exact(n).zip(share.data().chunks_exact(n)).zip(slope.data().chunks_exact(n)).zip(c);
+        for (both, (((g, share), slope), c)) in both.data_mut().chunks_exact_mut(2 * n).zip(of_draws) {
+            let (of_f, of_logit) = both.split_at_mut(n);
+            of_f.iter_mut().zip(g).zip(share).for_each(|((out, g), share)| *out = (1.0 - share) * g);
+            of_logit.iter_mut().zip(g).zip(slope).for_each(|((out, g), slope)| *out = g / c.out as f32 * slope);
+        }
+        both
+    }
+
+    /// Of the network's output as many channels as an image has: the image's, or the next ones.
+    fn part(&self, f: &Tensor, which: usize) -> Result<Tensor> {
         let [c, h, w] = self.net.item_shape();
         if self.net.out_channels() == c {
-            return Ok(f);
+            return Ok(f.clone());
         }
-        let items = (0..f.draws()).flat_map(|d| f.item(d)[..c * h * w].iter().copied()).collect();
+        let n = c * h * w;
+        let items = (0..f.draws()).flat_map(|d| f.item(d)[which * n..(which + 1) * n].iter().copied()).collect();
         Ok(Tensor::from_vec(&[f.draws(), c, h, w], items)?)
     }
 
@@ -82,6 +129,25 @@ impl UNetDenoiser {
         (scaled(x, c.iter().map(|c| c.input)), c.iter().map(|c| c.noise as f32).collect())
     }
 }
+
+/// What a network's output makes of a noisy image.
+pub(crate) struct Made {
+    pub denoised: Tensor,
+    atom: Option<Atom>,
+}
+
+/// The part of pixels that have the value of the background.
+struct Atom {
+    /// g.
+    share: Tensor,
+    /// b less what the rest says, times g (1 - g): the slope of D along the logit.
+    slope: Tensor,
+    /// -r / sigma: the slope of the logit along the pixel itself.
+    own: Tensor,
+}
+
+/// Added to the logit, so that a network that says nothing leaves images nearly as they are.
+const BIAS: f32 = -4.0;
 
 /// Each draw times its own factor.
 pub(crate) fn scaled(x: &Tensor, factors: impl Iterator<Item = f64>) -> Tensor {
@@ -113,16 +179,16 @@ impl Denoiser for UNetDenoiser {
     fn denoise(&self, x: &Tensor, sigma: &[f32]) -> Result<Tensor> {
         let c = self.coefficients(x, sigma)?;
         let (input, noise) = self.network_input(x, &c);
-        let f = self.image_of(self.net.forward(&input, &noise)?)?;
-        Ok(combined(x, &f, c.iter().map(|c| (c.skip, c.out))))
+        Ok(self.made_of(x, &self.net.forward(&input, &noise)?, sigma, &c)?.denoised)
     }
 
     fn denoise_with_pullback<'a>(&'a self, x: &Tensor, sigma: &[f32]) -> Result<(Tensor, Box<dyn Pullback + 'a>)> {
         let coefficients = self.coefficients(x, sigma)?;
         let (input, noise) = self.network_input(x, &coefficients);
         let (f, tape) = self.net.forward_with_tape(&input, &noise)?;
-        let out = combined(x, &self.image_of(f)?, coefficients.iter().map(|c| (c.skip, c.out)));
-        Ok((out, Box::new(UNetPullback { denoiser: self, tape, coefficients })))
+        let made = self.made_of(x, &f, sigma, &coefficients)?;
+        let out = made.denoised.clone();
+        Ok((out, Box::new(UNetPullback { denoiser: self, tape, coefficients, made })))
     }
 }
 
@@ -130,12 +196,21 @@ struct UNetPullback<'a> {
     denoiser: &'a UNetDenoiser,
     tape: Tape,
     coefficients: Vec<Coefficients>,
+    made: Made,
 }
 
 impl Pullback for UNetPullback<'_> {
     fn vjp(&self, v: &Tensor) -> Result<Tensor> {
         let g = scaled(v, self.coefficients.iter().map(|c| c.out));
-        let g = self.denoiser.net.vjp(&self.tape, &self.denoiser.widened(g))?;
-        Ok(combined(v, &g, self.coefficients.iter().map(|c| (c.skip, c.input))))
+        let g = self.denoiser.net.vjp(&self.tape, &self.denoiser.to_output(&self.made, g, &self.coefficients))?;
+        let Some(Atom { share, slope, own }) = &self.made.atom else {
+            return Ok(combined(v, &g, self.coefficients.iter().map(|c| (c.skip, c.input))));
+        };
+        let mut rest = v.clone();
+        rest.data_mut().iter_mut().zip(share.data()).for_each(|(v, share)| *v *= 1.0 - share);
+        let mut out = combined(&rest, &g, self.coefficients.iter().map(|c| (c.skip, c.input)));
+        let pixels = out.data_mut().iter_mut().zip(v.data()).zip(slope.data().iter().zip(own.data()));
+        pixels.for_each(|((out, v), (slope, own))| *out += v * slope * own);
+        Ok(out)
     }
 }

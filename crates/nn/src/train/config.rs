@@ -135,6 +135,12 @@ impl TrainConfig {
             let (found, most) = (self.weight_decay, 1.0 / self.learning_rate);
             return Err(Error::Invalid(format!("weight_decay is {found}, expected 0 to 1 / learning_rate, which is {most}")));
         }
+        if let (Loss::Consistency(_), Some(value)) = (&self.loss, self.unet.form.background) {
+            return Err(Error::Invalid(format!(
+                "the network tells the background ({value}), so that it cannot be a consistency model, which leaves an image at its smallest noise as it is; \
+                 start from a prior that does not, or from none"
+            )));
+        }
         if self.batch == 0 || self.batch > 1 << 16 {
             return Err(Error::Invalid(format!("batch is {}, expected 1 to 65536", self.batch)));
         }

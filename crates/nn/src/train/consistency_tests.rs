@@ -91,7 +91,12 @@ fn slopes(c: &Consistency, teacher: bool, shift: f64, stretch: f64) -> [(f64, f6
         });
         let f = Tensor::from_vec(&[1, 1, 4, 4], f.collect()).unwrap();
         let levels = [upper as f32, lower as f32];
-        let (gradient, _) = loss.gradient_and_value([&target, &noisy, &f], levels, &of_level, 1.0);
+        let (gradient, _) = loss.gradient_and_value(
+            [&target, &combined(&noisy, &f, std::iter::once((of_level.skip, of_level.out)))],
+            levels,
+            &of_level,
+            1.0,
+        );
         // Levels alike, whatever their distance, so that none outweighs the others.
         let along = |direction: &dyn Fn(f32) -> f64| {
             let parts = gradient.data().iter().zip(noisy.data()).map(|(g, x)| f64::from(*g) * SD * direction(*x) / of_level.out);

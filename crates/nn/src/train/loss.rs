@@ -156,18 +156,17 @@ impl Loss {
         }
     }
 
-    /// The loss of one draw per pixel, and the gradient of the mean over a batch of `batch` such losses with respect to the network's output
-    /// `f`; `c` are the preconditioning's coefficients at `sigma`, `target` is what D is to be: x0, or that of a consistency model at `lower`.
+    /// The loss of one draw per pixel, and the gradient of the mean over a batch of `batch` such losses with respect to D, times c_out: that with respect to F
+    /// where D = c_skip x + c_out F. `c` are the preconditioning's coefficients at `sigma`, `target` is what D is to be: x0, or that of a consistency model at
+    /// `lower`.
     pub(super) fn gradient_and_value(
         &self,
-        [target, noisy, f]: [&Tensor; 3],
+        [target, denoised]: [&Tensor; 2],
         [sigma, lower]: [f32; 2],
         c: &Coefficients,
         batch: f64,
     ) -> (Tensor, f64) {
-        let one = |v: (f64, f64)| std::iter::once(v);
-        let denoised = combined(noisy, f, one((c.skip, c.out)));
-        let residual = combined(&denoised, target, one((1.0, -1.0)));
+        let residual = combined(denoised, target, std::iter::once((1.0, -1.0)));
         let pixels = target.item_len() as f64;
         let square: f64 = residual.data().iter().map(|r| (*r as f64).powi(2)).sum();
         if let Loss::Consistency(_) = self {

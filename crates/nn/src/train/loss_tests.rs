@@ -87,7 +87,8 @@ fn at_denoiser(loss: &Loss, shift: f64, stretch: f64) -> [Vec<f64>; 3] {
         let noisy = combined(&clean, &eps, std::iter::once((1.0, s)));
         let denoised = |x: f32| MEAN + SD * SD / total * z(x) + error * (shift + stretch * z(x));
         let f = of(&|i| (denoised(noisy.data()[i]) - c.skip * noisy.data()[i] as f64) / c.out);
-        let (gradient, value) = loss.gradient_and_value([&clean, &noisy, &f], [sigma, 0.0], &c, 1.0);
+        let (gradient, value) =
+            loss.gradient_and_value([&clean, &combined(&noisy, &f, std::iter::once((c.skip, c.out)))], [sigma, 0.0], &c, 1.0);
         let along = |direction: &dyn Fn(f32) -> f64| {
             gradient.data().iter().zip(noisy.data()).map(|(g, x)| *g as f64 * error * direction(*x) / c.out).sum::<f64>()
         };

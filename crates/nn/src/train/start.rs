@@ -1,5 +1,6 @@
 use super::{Consistency, Loss, TrainConfig, Trainer};
 use crate::prior::{PriorInfo, load_prior, load_unet_prior};
+use crate::unet::Parameter;
 use crate::{Error, Family, ImageSource, Result};
 use std::path::Path;
 
@@ -69,12 +70,30 @@ impl<'a> Trainer<'a> {
                  network has seen some of them"
             )));
         }
-        let TrainConfig { unet, first_image, from_sha256, .. } = own;
+        let TrainConfig { mut unet, first_image, from_sha256, .. } = own;
+        let before = Family::from(unet.clone()).parameters()?;
+        unet.form.background = match config.loss {
+            Loss::Consistency(_) => None,
+            _ => unet.form.background.or(config.unet.form.background),
+        };
+        let theta = fitted(&theta, &before, &Family::from(unet.clone()).parameters()?);
         let mut trainer = Self::new(TrainConfig { unet, first_image, from_sha256, ..config }, source)?;
         trainer.denoiser.net_mut().set_theta(theta.clone())?;
         trainer.ema = theta;
         Ok(trainer)
     }
+}
+
+/// Parameters of a network that tells the background or not, from those of one with the other choice: outputs of the last layer are added, which say nothing,
+/// or left out.
+fn fitted(theta: &[f32], before: &[Parameter], now: &[Parameter]) -> Vec<f32> {
+    let mut out = Vec::new();
+    for (before, now) in before.iter().zip(now) {
+        let kept = before.len().min(now.len());
+        out.extend_from_slice(&theta[before.offset..before.offset + kept]);
+        out.resize(now.offset + now.len(), 0.0);
+    }
+    out
 }
 
 impl Trainer<'_> {

@@ -452,6 +452,37 @@ fn learning_rate_schedules() {
     assert!((config.rate(4000) - 0.1).abs() < 1e-12 && (config.rate(4500) - 0.5).abs() < 1e-12 && config.rate(5000) < 1e-12);
 }
 
+/// A prior goes on as one that tells the background, which begins as nearly the same function (away from the background as the same) and learns to.
+#[test]
+fn a_run_from_a_prior_that_did_not_tell_the_background() {
+    let source = Gaussian { side: 8 };
+    let folder = tempfile::tempdir().unwrap();
+    let before = Trainer::new(tiny(8), &source).unwrap();
+    before.save(folder.path(), &PriorCard { range: [-1.0, 1.0], ..PriorCard::default() }).unwrap();
+    let start = Start::read(&folder.path().join(PRIOR)).unwrap();
+    let mut telling = tiny(8);
+    telling.unet.form.background = Some(-9.0);
+    let mut trainer = Trainer::from_prior(start, telling, &source).unwrap();
+    let (x, sigma) = (Philox::new(1).normal(0..2, 0, &[1, 8, 8]).unwrap(), [0.05, 0.5]);
+    assert_eq!(trainer.denoiser.denoise(&x, &sigma).unwrap(), before.denoiser.denoise(&x, &sigma).unwrap());
+    let near = Tensor::from_vec(x.shape(), x.data().iter().map(|x| -9.0 + 0.01 * x).collect()).unwrap();
+    let [now, then] = [&trainer, &before].map(|t| t.denoiser.denoise(&near, &sigma).unwrap());
+    assert!(now.data().iter().zip(then.data()).all(|(n, t)| (0.005..0.02).contains(&((n - t) / (-9.0 - t)))));
+    trainer.step().unwrap();
+    let parameters = trainer.denoiser.net().parameters();
+    let last = parameters.iter().find(|p| p.name == "dec.8x8_aux_conv.weight").unwrap();
+    assert_eq!(last.shape, [2, 16, 3, 3]);
+
+    // A consistency model goes on without.
+    trainer.save(folder.path(), &PriorCard { range: [-1.0, 1.0], ..PriorCard::default() }).unwrap();
+    let start = Start::read(&folder.path().join(PRIOR)).unwrap();
+    let consistency = Loss::Consistency(Consistency { sigma_data: 0.5, ..Consistency::new(100) });
+    let model = Trainer::from_prior(start, TrainConfig { loss: consistency, ..tiny(8) }, &source).unwrap();
+    let (first, end) = (last.offset, last.offset + last.len() / 2);
+    assert_eq!(model.ema[first..end], trainer.ema[first..end]);
+    assert_eq!((model.ema.len(), model.config.unet.form.background), (before.ema.len(), None));
+}
+
 /// Settings that were written before runs could go on from a prior and before there was a choice of losses.
 #[test]
 fn older_settings_begin_at_the_first_image_with_the_edm_loss() {

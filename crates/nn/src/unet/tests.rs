@@ -10,7 +10,7 @@ fn family(config: &str) -> Family {
 /// Small networks that together have every kind of layer of every family: channels that fill no vector, several blocks, no attention in the
 /// encoder, one resolution, image pyramids, labels, learned variances. The second number scales the noise values: Fourier features turn them
 /// into phases of a hundred radians and more, which lose digits in f32.
-const NETWORKS: [(&str, f32); 12] = [
+const NETWORKS: [(&str, f32); 13] = [
     (
         r#"{"precond": "vp", "img_resolution": 8, "img_channels": 3, "model_channels": 20, "channel_mult": [1, 2], "attn_resolutions": [4],
             "num_blocks": 2}"#,
@@ -40,6 +40,11 @@ const NETWORKS: [(&str, f32); 12] = [
     (
         r#"{"precond": "ve", "img_resolution": 8, "img_channels": 1, "model_channels": 16, "channel_mult": [1, 2], "attn_resolutions": [],
             "num_blocks": 1, "encoder_type": "residual", "decoder_type": "skip", "channel_mult_emb": 2}"#,
+        1.0,
+    ),
+    (
+        r#"{"precond": "edm", "img_resolution": 8, "img_channels": 1, "model_channels": 16, "channel_mult": [1, 2], "attn_resolutions": [],
+            "num_blocks": 1, "background": -1.0, "encoder_type": "residual"}"#,
         1.0,
     ),
     (

@@ -64,6 +64,10 @@ pub struct EdmForm {
     /// Augmentation labels that the network was trained with; it is used without augmentation, so they are held and do nothing.
     #[serde(skip_serializing_if = "is_default")]
     pub augment_dim: usize,
+    /// What pixels have where there is nothing. With it the network says of every pixel, after the channels of the image, how probable that is
+    /// ([`crate::UNetDenoiser`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background: Option<f64>,
 }
 
 impl Default for EdmForm {
@@ -80,6 +84,7 @@ impl Default for EdmForm {
             label_dim: 0,
             class: None,
             augment_dim: 0,
+            background: None,
         }
     }
 }
@@ -183,6 +188,14 @@ impl UNetConfig {
                 1 << 20
             ));
         }
+        if let Some(background) = form.background
+            && (!background.is_finite() || form.out_channels.is_some())
+        {
+            return fail(format!(
+                "background is {background}, out_channels {:?}; expected the value of pixels where there is nothing, and then no out_channels",
+                form.out_channels
+            ));
+        }
         let shared = EdmForm {
             embedding_type: EmbeddingType::default(),
             channel_mult_noise: 1,
@@ -239,7 +252,7 @@ impl UNetConfig {
         let (song, c) = (self.form.model_type == EdmModel::SongUNet, self.model_channels);
         Shape {
             inputs: self.img_channels,
-            outputs: self.form.out_channels.unwrap_or(self.img_channels),
+            outputs: self.form.out_channels.unwrap_or(self.img_channels * if self.form.background.is_some() { 2 } else { 1 }),
             side: self.img_resolution,
             first: if song { c } else { c * self.channel_mult[0] },
             channels: self.channel_mult.iter().map(|m| c * m).collect(),

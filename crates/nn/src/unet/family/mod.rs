@@ -56,6 +56,14 @@ impl Family {
         [channels, side, side]
     }
 
+    /// What pixels have where there is nothing, for a network that says how probable that is.
+    pub fn background(&self) -> Option<f64> {
+        match self {
+            Family::Edm(c) => c.form.background,
+            Family::GuidedDiffusion(_) | Family::ScoreSde(_) => None,
+        }
+    }
+
     pub(crate) fn plan(&self) -> Result<Plan> {
         let plan = match self {
             Family::Edm(config) => config.plan()?,
