@@ -36,8 +36,8 @@ pub(crate) struct Args {
 
 const JSON_HELP: &str = "JSON (limits are 5, 50 and 95 % at position p(n+1); fewer than 20 draws give their extremes, and `levels` says which \
 levels those have):
-  ensemble                file, solver, output_kind, chains, label (what must be known before quoting it), draws, distinct_draws (copies
-                          counted once), effective_draws (of the weights), npix, fov_uas, unit
+  ensemble                file, solver, settings (as in run.toml), prior_sha256, output_kind, chains, label (what must be known before
+                          quoting it), draws, distinct_draws (copies counted once), effective_draws (of the weights), npix, fov_uas, unit
   chi2                    per data product (closure_phase, log_closure_amplitude, ...): reduced chi2, median over draws
   chi2_diagonal           the median as eht-imaging defines it (every closure by its own sigma, no covariances), where the run stored it
   chi2_draws              chi2 of every draw
@@ -187,6 +187,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
         json!({
             "file": file.display().to_string(),
             "solver": ensemble.attributes.get("solver"),
+            "settings": ensemble.attributes.get("settings"),
+            "prior_sha256": ensemble.attributes.get("prior_sha256"),
             "output_kind": ensemble.output_kind,
             "chains": chains,
             "label": ensemble.attributes.get("label"),
@@ -259,11 +261,12 @@ fn number(value: &Value) -> String {
 
 fn print(report: &Value) {
     let e = &report["ensemble"];
-    let effective = number(&e["effective_draws"]);
+    let effective = e["effective_draws"].as_f64().map_or("-".into(), |v| format!("{v:.1}"));
     let distinct = &e["distinct_draws"];
     let repeated = if *distinct == e["draws"] { String::new() } else { format!(", ONLY {distinct} OF THEM DIFFERENT") };
     let file = e["file"].as_str().unwrap_or_default();
-    println!("{file}: {} draws in {} chains ({effective} effective){repeated}", e["draws"], e["chains"]);
+    let of = |key: &str, what| units::counted(e[key].as_u64().unwrap_or(0), what);
+    println!("{file}: {} in {} ({effective} effective){repeated}", of("draws", "draw"), of("chains", "chain"));
     if let Some(label) = e["label"].as_str() {
         println!("  {label}");
     }
@@ -278,12 +281,26 @@ fn print(report: &Value) {
     }
     let levels = &report["levels"];
     if let Some(features) = report["ring"].as_object() {
-        println!("  {:<37} {:>9} {:>9} {:>9}", "ring feature, quantile", number(&levels[0]), "0.500", number(&levels[1]));
+        let truth = &report["truth"]["ring"];
+        let beside = |text: String| if report.get("truth").is_some() { format!(" {text:>9}") } else { String::new() };
+        let head = beside("truth".into());
+        println!("  {:<37} {:>9} {:>9} {:>9}{head}", "ring feature, quantile", number(&levels[0]), "0.500", number(&levels[1]));
         for (name, q) in features {
-            println!("  {name:<37} {:>9} {:>9} {:>9}", number(&q["q05"]), number(&q["q50"]), number(&q["q95"]));
+            let mut of_truth = truth[name].clone();
+            if let (true, Some(angle), Some(median)) = (name == "position_angle_deg", of_truth.as_f64(), q["q50"].as_f64()) {
+                // In the turn in which the draws' angles are.
+                of_truth = json!(median + (angle - median + 180.0).rem_euclid(360.0) - 180.0);
+            }
+            let of_truth = beside(number(&of_truth));
+            println!("  {name:<37} {:>9} {:>9} {:>9}{of_truth}", number(&q["q05"]), number(&q["q50"]), number(&q["q95"]));
         }
         let prior = &report["prior_ring_probability"];
-        println!("  ring probability {} (samples of the prior: {})", number(&report["ring_probability"]), number(prior));
+        let gate = match truth["is_ring"].as_bool() {
+            Some(true) => "; the truth passes as a ring",
+            Some(false) => "; the truth does not pass as a ring",
+            None => "",
+        };
+        println!("  ring probability {} (samples of the prior: {}{gate})", number(&report["ring_probability"]), number(prior));
     }
     let negative = &report["negative_flux_share"];
     println!("  negative flux share: median {}, largest {}", number(&negative["median"]), number(&negative["largest"]));

@@ -5,6 +5,8 @@ use halation_compute::CpuLevel;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 mod assess;
 mod bench;
@@ -114,7 +116,17 @@ fn with_negative_values(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     out
 }
 
+/// Where nobody reads on, as in `halation ... | head -1`, the program ends there as others do (128 + the signal) rather than by a panic of `println!`.
+fn end_with_the_reader() -> std::io::Result<()> {
+    let at_once = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 141, at_once).map(drop)
+}
+
 fn main() -> ExitCode {
+    if let Err(error) = end_with_the_reader() {
+        eprintln!("halation: error: signal handler: {error}");
+        return ExitCode::from(1);
+    }
     let cli = Cli::parse_from(with_negative_values(std::env::args_os()));
     halation_lapack::one_thread();
     if let Some(threads) = cli.threads

@@ -49,6 +49,11 @@ pub(crate) fn range(text: &str) -> Result<[f64; 2], String> {
         .ok_or_else(|| "expected two increasing numbers, such as -1,1".into())
 }
 
+/// A number of things: `1 draw`, `20 draws`.
+pub(crate) fn counted(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

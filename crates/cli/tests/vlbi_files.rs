@@ -183,7 +183,7 @@ fn reconstructions_that_would_mislead_are_refused() {
     );
     assert!(call(&["--gain", "LM=0.5"]).contains("no station gains"));
     let amplitudes = ["--data", "amplitudes+closures", "--gain", "XX=0.5"];
-    assert!(call(&amplitudes).contains("--gain XX=0.5: found no such station, expected one of"));
+    assert!(call(&amplitudes).contains("--gain XX=0.5: found no such station in the data that are left, expected one of"));
     assert!(call(&["--seed", "-5"]).contains("invalid value '-5'"));
     assert!(call(&["--fov", "20uas"]).contains("100 to 250 uas"));
     done(folder, &["reconstruct", "vlbi", "-o", "out", "--dry-run", "a.uvfits", "--prior", "vlbi-64"]);

@@ -84,6 +84,14 @@ pub trait Solver: Sync {
     /// # Errors
     /// Settings that do not fit the problem.
     fn plan(&self, problem: &Problem, draws: usize) -> Result<Plan>;
+    /// Does once what the data cost a particle in a step, for the time that this takes; the network's part is in [`Plan::network_evaluations`].
+    ///
+    /// # Errors
+    /// A likelihood failed.
+    fn rehearse(&self, problem: &Problem, image: &[f32]) -> Result<()> {
+        let shape = problem.shape(1);
+        problem.likelihood.neg_log_and_grad(&Tensor::from_vec(&shape, image.to_vec())?).map(drop)
+    }
     /// The state before the first step.
     ///
     /// # Errors

@@ -146,7 +146,7 @@ fn render(e: &Ensemble, summary: &Summary, parts: &Parts, file: &Path) -> Result
 fn what_may_be_concluded(kind: OutputKind) -> &'static str {
     match kind {
         OutputKind::Samples => {
-            "Samples: each image is a draw from the posterior as the solver approximates it; their spread is the uncertainty under the stated prior and likelihood."
+            "Samples: each image is a draw from the posterior as the solver approximates it; how far their spread may be quoted as the uncertainty under the stated prior and likelihood is said under Calibration and caveats."
         }
         OutputKind::Particles => {
             "Particles: images that together approximate the posterior; their spread may be narrower than the posterior's."

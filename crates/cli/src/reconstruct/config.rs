@@ -37,7 +37,7 @@ pub(super) fn merge<T: Serialize + DeserializeOwned>(given: &T, under: &[&Path])
     }
     merged.extend(toml::Table::try_from(given).context("options cannot be written as TOML")?);
     let place = last.map_or("options".to_string(), |p| p.display().to_string());
-    let options: T = merged.clone().try_into().map_err(|e: toml::de::Error| anyhow!("{place}: {}", e.message()))?;
+    let options: T = merged.clone().try_into().map_err(|e: toml::de::Error| anyhow!("{place}: {}", e.to_string().trim_end()))?;
     // What does not come back was not understood.
     let known = toml::Table::try_from(&options)?;
     if let Some(key) = merged.keys().find(|k| !known.contains_key(*k)) {
@@ -71,7 +71,8 @@ mod tests {
             format!("{:#}", merge(&Example::default(), &[&path]).unwrap_err())
         };
         assert!(fail("drawss = 7").contains("\"drawss\" is not an option"));
-        assert!(fail("draws = \"many\"").contains("a.toml"));
+        let wrong = fail("draws = \"many\"");
+        assert!(wrong.contains("a.toml") && wrong.contains("`draws`"), "{wrong}");
         assert!(fail("draws = ").contains("not valid TOML"));
         assert!(merge(&Example::default(), &[&folder.path().join("none")]).is_err());
     }

@@ -2,15 +2,17 @@
 
 use super::config::{RECORD, merge};
 use super::progress::{Display, Log};
+use crate::units::counted;
 use crate::{Outcome, Unusable};
 use anyhow::{Context, Result, anyhow, bail};
 use halation_compute::Tensor;
 use halation_inverse::{
-    Dps, DpsWeight, Drive, Driven, GaussianMixture, Langevin, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive,
+    Dps, DpsWeight, Drive, Driven, GaussianMixture, Langevin, Plan, PnpDm, Problem, STATE_FILE, Solver, check_needs, drive,
 };
 use halation_io::{Existing, OutputDir, Started, partial_of, sha256_of_file};
 use halation_nn::Denoiser;
 use halation_posterior::{Ensemble, quantiles, write_ensemble};
+use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -60,7 +62,7 @@ pub(crate) struct SolverOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub levels: Option<usize>,
-    /// Particles of both populations together [default: as many as draws, at least 20 (langevin); four for each draw beyond a dozen, at least 32 (pnp-dm)]
+    /// Particles of both populations together, an even number or the next one [default: as many as draws, at least 20 (langevin); four for each draw beyond a dozen, at least 32 (pnp-dm)]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub population: Option<usize>,
@@ -228,6 +230,9 @@ pub(crate) fn execute(problem: &Problem, job: &Job) -> Result<Outcome> {
                     .context(Unusable));
             }
             let zeta = o.dps_zeta.unwrap_or(1.0);
+            if !(zeta.is_finite() && zeta > 0.0) {
+                return Err(anyhow!("--dps-zeta {zeta}: expected a positive number").context(Unusable));
+            }
             let weighting = o.dps_weight.unwrap_or(Weighting::Paper);
             let weight = match weighting {
                 Weighting::Paper => DpsWeight::Paper { zeta },
@@ -268,7 +273,8 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
     lines.push(format!("prior: {} ({:?} pixels)", job.prior.path.display(), problem.prior.item_shape()));
     lines.push(format!("solver: {}: {}", solver.name(), solver.label()));
     lines.push(format!(
-        "plan: {draws} draws from {} particles, {} steps, {} network evaluations of a particle ({:.0} for each draw), {} beside the network's memory",
+        "plan: {} from {} particles, {} steps, {} network evaluations of a particle ({:.0} for each draw), {} beside the network's memory",
+        counted(draws, "draw"),
         plan.particles,
         plan.steps,
         plan.network_evaluations,
@@ -276,7 +282,7 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
         bytes(plan.memory_bytes)
     ));
     if job.output.dry_run {
-        lines.push(timing(problem, plan.particles, plan.network_evaluations)?);
+        lines.push(timing(problem, solver, &plan)?);
         lines.iter().for_each(|l| println!("{l}"));
         return Ok(Outcome::Done);
     }
@@ -409,7 +415,7 @@ fn with_solver<S: Solver>(problem: &Problem, job: &Job, solver: &S, mut options:
             Ok(format!("{name} {:.3}", median[0]))
         })
         .collect::<Result<_>>()?;
-    println!("{}: {draws} draws, median reduced chi2 {}", out.display(), fit.join(", "));
+    println!("{}: {}, median reduced chi2 {}", out.display(), counted(draws, "draw"), fit.join(", "));
     println!("{label}");
     Ok(Outcome::Done)
 }
@@ -441,21 +447,37 @@ fn same_settings(path: &Path, now: &toml::Table) -> Result<Option<String>> {
     }
 }
 
-/// One network call, timed, times the calls of the plan.
-fn timing(problem: &Problem, particles: usize, evaluations: u64) -> Result<String> {
-    let batch = particles.min(8);
+/// A network call with its pullback, and what the data cost in a step, timed and taken as often as the plan says.
+fn timing<S: Solver>(problem: &Problem, solver: &S, plan: &Plan) -> Result<String> {
+    let batch = plan.particles.min(8);
     let x = Tensor::zeros(&problem.shape(batch));
     let sigma = vec![(0.5 * problem.pixel_range()) as f32; batch];
-    // The first call warms caches and thread pools.
-    problem.prior.denoise(&x, &sigma)?;
-    let begin = Instant::now();
-    problem.prior.denoise(&x, &sigma)?;
-    let each = begin.elapsed().as_secs_f64() / batch as f64;
-    let minutes = each * particles as f64 * evaluations as f64 / 60.0;
+    let network = || -> Result<()> {
+        let (denoised, pullback) = problem.prior.denoise_with_pullback(&x, &sigma)?;
+        pullback.vjp(&denoised)?;
+        Ok(())
+    };
+    let image = vec![0.25 * problem.pixel_range() as f32; problem.len()];
+    let data = || (0..batch).into_par_iter().try_for_each(|_| solver.rehearse(problem, &image)).map_err(Into::into);
+    let calls = plan.particles as f64 * plan.network_evaluations as f64;
+    let minutes =
+        [seconds(&network)? / (2 * batch) as f64 * calls, seconds(&data)? / batch as f64 * (plan.particles * plan.steps) as f64]
+            .map(|seconds| seconds / 60.0);
     Ok(format!(
-        "time: {minutes:.1} minutes in the network ({:.2} ms for an image, measured on {batch}), the likelihood comes on top",
-        each * 1e3
+        "time: about {:.1} minutes on {} threads, {:.1} in the network and {:.1} for the data, as one step took now",
+        minutes[0] + minutes[1],
+        rayon::current_num_threads(),
+        minutes[0],
+        minutes[1]
     ))
+}
+
+/// How long `work` takes once caches and thread pools are warm.
+fn seconds(work: &dyn Fn() -> Result<()>) -> Result<f64> {
+    work()?;
+    let begin = Instant::now();
+    work()?;
+    Ok(begin.elapsed().as_secs_f64())
 }
 
 /// Bytes that this process may still take, as far as the system says.

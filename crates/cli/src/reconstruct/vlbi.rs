@@ -11,6 +11,7 @@ use halation_vlbi::{
     check_field_of_view, field_of_view, prepare, read_observation,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Options that a TOML file may give as well.
@@ -97,9 +98,13 @@ fn check_gains(options: &Options, data: DataProducts, prepared: &Prepared) -> Re
     if matches!(data, DataProducts::Closures | DataProducts::CalibratedVisibilities) {
         bail!("--gain {given}: these data products have no station gains; it goes with --data amplitudes+closures or visibilities");
     }
-    let names: Vec<&str> = prepared.stations.iter().map(|s| s.name.as_str()).collect();
-    match options.gain.iter().find(|text| !names.contains(&text.split('=').next().unwrap_or_default())) {
-        Some(text) => bail!("--gain {text}: found no such station, expected one of {}", names.join(" ")),
+    let observing: BTreeSet<&str> =
+        prepared.visibilities.iter().flat_map(|v| [v.station1, v.station2]).map(|s| prepared.stations[s].name.as_str()).collect();
+    match options.gain.iter().find(|text| !observing.contains(text.split('=').next().unwrap_or_default())) {
+        Some(text) => {
+            let names: Vec<&str> = observing.into_iter().collect();
+            bail!("--gain {text}: found no such station in the data that are left, expected one of {}", names.join(" "))
+        }
         None => Ok(()),
     }
 }
@@ -126,8 +131,8 @@ fn prior_fields(prior: &LoadedPrior) -> Result<(f64, f64)> {
     Ok((low * MICROARCSECOND_RAD, high * MICROARCSECOND_RAD))
 }
 
-/// The image grid, and how it was chosen in words.
-fn grid(options: &Options, prepared: &Prepared, prior: &LoadedPrior) -> Result<(ImageGrid, String)> {
+/// The image grid, and how it was chosen in words; `given` says whether the command line names the field.
+fn grid(options: &Options, given: bool, prepared: &Prepared, prior: &LoadedPrior) -> Result<(ImageGrid, String)> {
     let [channels, ny, nx] = prior.denoiser.item_shape();
     if channels != 1 || ny != nx || options.npix.is_some_and(|n| n != nx) {
         bail!(
@@ -154,7 +159,11 @@ fn grid(options: &Options, prepared: &Prepared, prior: &LoadedPrior) -> Result<(
     }
     let grid = ImageGrid::new(nx, fov_rad)?;
     check_field_of_view(&found, grid)?;
-    let origin = if options.fov.is_some() { "given" } else { "from the data" };
+    let origin = match (given, &options.fov) {
+        (true, _) => "given",
+        (false, Some(_)) => "as in run.toml or the file of --config",
+        (false, None) => "from the data",
+    };
     Ok((grid, format!("{found}; used {:.1} microarcsec ({origin}), {nx} x {nx} pixels", uas(fov_rad))))
 }
 
@@ -187,6 +196,7 @@ fn likelihood(options: &Options) -> Result<(LikelihoodSettings, &'static str)> {
 }
 
 pub(crate) fn run(args: Args) -> Result<Outcome> {
+    let fov_given = args.options.fov.is_some();
     let All { mut options, solver } = args.output.complete(&All { options: args.options, solver: args.solver })?;
     if options.observation.is_empty() {
         return Err(anyhow!("OBS.uvfits is missing; give at least one file on the command line or in the file of --config")
@@ -206,7 +216,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome> {
     }
     let prepared = prepare(&observation, &PrepareSettings { systematic, min_snr, ..Default::default() }).context(Unusable)?;
     let prior = load_prior(options.prior.as_deref().unwrap_or(Path::new("vlbi-64")))?;
-    let (grid, field) = grid(&options, &prepared, &prior).context(Unusable)?;
+    let (grid, field) = grid(&options, fov_given, &prepared, &prior).context(Unusable)?;
     let (settings, calibration) = likelihood(&options).context(Unusable)?;
     check_gains(&options, settings.data, &prepared).context(Unusable)?;
     let vlbi = VlbiProblem::new(&prepared, grid, &settings).context(Unusable)?;

@@ -72,15 +72,19 @@ const CAUTIOUS_LAST: [f64; 2] = [0.1, 0.015];
 const NODES: usize = 12;
 const TRUTHS: usize = 24;
 
+/// A thousand times as many as are useful; beyond it a typing error is likelier.
+const MOST_LEVELS: usize = 1_000_000;
+
 impl Langevin {
     fn particles(&self, draws: usize) -> Result<usize> {
         let particles = populations::particles(self.population.unwrap_or_else(|| draws.max(20)), draws)?;
-        if self.levels < self.restarts.saturating_add(1).saturating_mul(4) {
+        let descents = self.restarts.saturating_add(1);
+        let fewest = descents.saturating_mul(4);
+        if self.levels < fewest || self.levels > MOST_LEVELS {
             return Err(Error::Invalid(format!(
-                "langevin with {} levels and {} restarts; expected at least four levels for each of the {} descents",
-                self.levels,
-                self.restarts,
-                self.restarts + 1
+                "langevin with {} levels and {} restarts; expected at least four levels for each of the {descents} descents, {fewest} together, and \
+                 at most {MOST_LEVELS}",
+                self.levels, self.restarts,
             )));
         }
         Ok(particles)
@@ -154,6 +158,10 @@ impl Solver for Langevin {
         let threads = rayon::current_num_threads() as u64;
         let memory_bytes = particles as u64 * d * 4 * 8 + threads * (d * 8 * 6 + m * m * 8 * 6);
         Ok(Plan { particles, steps: self.levels, network_evaluations: self.evaluations(self.levels), memory_bytes })
+    }
+
+    fn rehearse(&self, problem: &Problem, image: &[f32]) -> Result<()> {
+        step::rehearse(problem, image, BOTTOM * problem.pixel_range())
     }
 
     fn init(&self, problem: &Problem, rng: Philox, draws: Range<u64>) -> Result<LangevinState> {

@@ -5,7 +5,7 @@ use crate::curvature::{SharedBasis, checked, linearise, typical};
 use crate::denoising_error::{DenoisingError, error_at};
 use crate::numeric::dot;
 use crate::{Problem, Result};
-use halation_compute::{Sequence, Tensor};
+use halation_compute::{Philox, Sequence, Tensor};
 use halation_nn::schedule::geometric;
 use rayon::prelude::*;
 
@@ -166,6 +166,15 @@ pub(super) fn ended(problem: &Problem, basis: Option<&SharedBasis>, z: &Tensor, 
         Ok(())
     })?;
     Ok(images)
+}
+
+/// What [`guided`] does with the data for one state, but for the network.
+pub(super) fn rehearse(problem: &Problem, image: &[f32], sigma: f64) -> Result<()> {
+    let metric = Metric::new(checked(problem.likelihood.residual_under_noise(image, sigma)?)?, None, sigma, sigma)?;
+    let (mut along_pixels, mut along_data) = (vec![0.0; image.len()], vec![0.0; metric.residual().len()]);
+    let towards = metric.apply(&metric.pull());
+    metric.langevin(&towards, &mut along_pixels, &mut along_data, Philox::new(0).sequence(0, 0));
+    Ok(())
 }
 
 /// (x - z) / sigma^2.
