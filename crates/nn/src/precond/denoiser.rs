@@ -8,7 +8,7 @@ use halation_compute::Tensor;
 /// Most pixels of many images are background: they have one value b exactly. A network whose configuration states b says of every pixel besides F how probable that is,
 /// by a logit G:
 ///
-/// D = (1 - g) (c_skip x + c_out F) + g b,    g = 1 / (1 + exp(-G - [`BIAS`] + r^2 / 2)),    r = (x - b) / sigma:
+/// D = (1 - g) (c_skip x + c_out F) + g b,    g = 1 / (1 + exp(4 - G + r^2 / 2)),    r = (x - b) / sigma:
 ///
 /// the posterior of a pixel has an atom at b, for which the pixel itself speaks by r, its neighbours by G, and D is the mean of both parts. A network without would have to
 /// be exact to a small part of sigma where it is certain; it leaves smooth ripples and offsets of the background as it finds them, which data of low frequencies do not see either.
