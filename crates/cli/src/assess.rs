@@ -133,6 +133,11 @@ fn features_json(f: &Option<RingFeatures>) -> anyhow::Result<Value> {
     Ok(value)
 }
 
+/// The angle, degrees, within half a turn of `centre`.
+fn in_turn_of(centre: f64, angle: f64) -> f64 {
+    centre + (angle - centre + 180.0).rem_euclid(360.0) - 180.0
+}
+
 fn ring_summary(features: &[Option<RingFeatures>], weights: &[f64]) -> anyhow::Result<Value> {
     let present: Vec<(&RingFeatures, f64)> =
         features.iter().zip(weights).filter_map(|(f, w)| f.as_ref().map(|f| (f, *w))).collect();
@@ -144,8 +149,7 @@ fn ring_summary(features: &[Option<RingFeatures>], weights: &[f64]) -> anyhow::R
         (s + w * angle.sin(), c + w * angle.cos())
     });
     let mean = sin.atan2(cos).to_degrees().rem_euclid(360.0);
-    let angles: Vec<f64> =
-        present.iter().map(|p| mean + (p.0.position_angle_deg - mean + 180.0).rem_euclid(360.0) - 180.0).collect();
+    let angles: Vec<f64> = present.iter().map(|p| in_turn_of(mean, p.0.position_angle_deg)).collect();
     Ok(json!({
         "diameter_uas": of(|f| f.diameter_uas)?,
         "corrected_diameter_uas": of(|f| f.corrected_diameter_uas)?,
@@ -288,8 +292,7 @@ fn print(report: &Value) {
         for (name, q) in features {
             let mut of_truth = truth[name].clone();
             if let (true, Some(angle), Some(median)) = (name == "position_angle_deg", of_truth.as_f64(), q["q50"].as_f64()) {
-                // In the turn in which the draws' angles are.
-                of_truth = json!(median + (angle - median + 180.0).rem_euclid(360.0) - 180.0);
+                of_truth = json!(in_turn_of(median, angle));
             }
             let of_truth = beside(number(&of_truth));
             println!("  {name:<37} {:>9} {:>9} {:>9}{of_truth}", number(&q["q05"]), number(&q["q50"]), number(&q["q95"]));

@@ -2,6 +2,7 @@ use super::{Coefficients, Precond};
 use crate::unet::{Tape, UNet};
 use crate::{Denoiser, Error, Pullback, Result};
 use halation_compute::Tensor;
+use std::borrow::Cow;
 
 /// A U-Net with its preconditioning: a denoiser.
 ///
@@ -59,17 +60,21 @@ impl UNetDenoiser {
         let c = self.coefficients(x, sigma)?;
         cotangent.expect_shape("parameter_gradients", x.shape())?;
         let (input, noise) = self.network_input(x, &c);
-        let made = self.made_of(x, &self.net.forward(&input, &noise)?, sigma, &c)?;
-        let g = self.to_output(&made, scaled(cotangent, c.iter().map(|c| c.out)), &c);
-        self.net.parameter_gradients(&input, &noise, &g)
+        let g = scaled(cotangent, c.iter().map(|c| c.out));
+        let mut sum = self.net.gradient_sum();
+        self.net.accumulate(&mut sum, &input, &noise, |d, f| {
+            let (_, atom) = self.made_of(&x.select(&[d])?, f, &sigma[d..=d], &c[d..=d])?;
+            Ok((self.to_output(atom.as_ref(), g.select(&[d])?, &c[d..=d]), 0.0))
+        })?;
+        Ok(self.net.flat_gradients(&sum))
     }
 
-    /// What the network's output `f` makes of `x`.
-    pub(crate) fn made_of(&self, x: &Tensor, f: &Tensor, sigma: &[f32], c: &[Coefficients]) -> Result<Made> {
-        let mut denoised = combined(x, &self.part(f, 0)?, c.iter().map(|c| (c.skip, c.out)));
-        let Some(background) = self.net.family().background() else { return Ok(Made { denoised, atom: None }) };
+    /// What the network's output `f` makes of `x`: D, and what its pullback needs of the atom.
+    pub(crate) fn made_of(&self, x: &Tensor, f: &Tensor, sigma: &[f32], c: &[Coefficients]) -> Result<(Tensor, Option<Atom>)> {
+        let mut denoised = combined(x, self.part(f, 0)?.as_ref(), c.iter().map(|c| (c.skip, c.out)));
+        let Some(background) = self.net.family().background() else { return Ok((denoised, None)) };
         let background = background as f32;
-        let (mut share, mut slope, mut own) = (self.part(f, 1)?, denoised.clone(), x.clone());
+        let (mut share, mut slope, mut own) = (self.part(f, 1)?.into_owned(), denoised.clone(), x.clone());
         let n = x.item_len().max(1);
         let draws = denoised.data_mut().chunks_exact_mut(n).zip(share.data_mut().chunks_exact_mut(n));
         let draws = draws.zip(slope.data_mut().chunks_exact_mut(n)).zip(own.data_mut().chunks_exact_mut(n)).zip(sigma);
@@ -83,12 +88,12 @@ impl UNetDenoiser {
                 *own = -r / sigma;
             }
         }
-        Ok(Made { denoised, atom: Some(Atom { share, slope, own }) })
+        Ok((denoised, Some(Atom { share, slope, own })))
     }
 
     /// The gradient of the network's output from that of D times c_out.
-    pub(crate) fn to_output(&self, made: &Made, g: Tensor, c: &[Coefficients]) -> Tensor {
-        let Some(Atom { share, slope, .. }) = &made.atom else { return self.widened(g) };
+    pub(crate) fn to_output(&self, atom: Option<&Atom>, g: Tensor, c: &[Coefficients]) -> Tensor {
+        let Some(Atom { share, slope, .. }) = atom else { return self.widened(g) };
         let n = g.item_len();
         let mut both = Tensor::zeros(&[g.draws(), self.net.out_channels(), g.shape()[2], g.shape()[3]]);
         let of_draws = g.data().chunks_exact(n).zip(share.data().chunks_exact(n)).zip(slope.data().chunks_exact(n)).zip(c);
@@ -101,14 +106,14 @@ impl UNetDenoiser {
     }
 
     /// Of the network's output as many channels as an image has: the image's, or the next ones.
-    fn part(&self, f: &Tensor, which: usize) -> Result<Tensor> {
+    fn part<'f>(&self, f: &'f Tensor, which: usize) -> Result<Cow<'f, Tensor>> {
         let [c, h, w] = self.net.item_shape();
         if self.net.out_channels() == c {
-            return Ok(f.clone());
+            return Ok(Cow::Borrowed(f));
         }
         let n = c * h * w;
         let items = (0..f.draws()).flat_map(|d| f.item(d)[which * n..(which + 1) * n].iter().copied()).collect();
-        Ok(Tensor::from_vec(&[f.draws(), c, h, w], items)?)
+        Ok(Cow::Owned(Tensor::from_vec(&[f.draws(), c, h, w], items)?))
     }
 
     /// The gradient of the network's output from that of the channels of an image.
@@ -130,14 +135,8 @@ impl UNetDenoiser {
     }
 }
 
-/// What a network's output makes of a noisy image.
-pub(crate) struct Made {
-    pub denoised: Tensor,
-    atom: Option<Atom>,
-}
-
 /// The part of pixels that have the value of the background.
-struct Atom {
+pub(crate) struct Atom {
     /// g.
     share: Tensor,
     /// b less what the rest says, times g (1 - g): the slope of D along the logit.
@@ -179,16 +178,15 @@ impl Denoiser for UNetDenoiser {
     fn denoise(&self, x: &Tensor, sigma: &[f32]) -> Result<Tensor> {
         let c = self.coefficients(x, sigma)?;
         let (input, noise) = self.network_input(x, &c);
-        Ok(self.made_of(x, &self.net.forward(&input, &noise)?, sigma, &c)?.denoised)
+        Ok(self.made_of(x, &self.net.forward(&input, &noise)?, sigma, &c)?.0)
     }
 
     fn denoise_with_pullback<'a>(&'a self, x: &Tensor, sigma: &[f32]) -> Result<(Tensor, Box<dyn Pullback + 'a>)> {
         let coefficients = self.coefficients(x, sigma)?;
         let (input, noise) = self.network_input(x, &coefficients);
         let (f, tape) = self.net.forward_with_tape(&input, &noise)?;
-        let made = self.made_of(x, &f, sigma, &coefficients)?;
-        let out = made.denoised.clone();
-        Ok((out, Box::new(UNetPullback { denoiser: self, tape, coefficients, made })))
+        let (out, atom) = self.made_of(x, &f, sigma, &coefficients)?;
+        Ok((out, Box::new(UNetPullback { denoiser: self, tape, coefficients, atom })))
     }
 }
 
@@ -196,14 +194,14 @@ struct UNetPullback<'a> {
     denoiser: &'a UNetDenoiser,
     tape: Tape,
     coefficients: Vec<Coefficients>,
-    made: Made,
+    atom: Option<Atom>,
 }
 
 impl Pullback for UNetPullback<'_> {
     fn vjp(&self, v: &Tensor) -> Result<Tensor> {
         let g = scaled(v, self.coefficients.iter().map(|c| c.out));
-        let g = self.denoiser.net.vjp(&self.tape, &self.denoiser.to_output(&self.made, g, &self.coefficients))?;
-        let Some(Atom { share, slope, own }) = &self.made.atom else {
+        let g = self.denoiser.net.vjp(&self.tape, &self.denoiser.to_output(self.atom.as_ref(), g, &self.coefficients))?;
+        let Some(Atom { share, slope, own }) = &self.atom else {
             return Ok(combined(v, &g, self.coefficients.iter().map(|c| (c.skip, c.input))));
         };
         let mut rest = v.clone();

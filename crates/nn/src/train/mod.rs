@@ -229,10 +229,10 @@ impl<'a> Trainer<'a> {
             let (target, lower) = self.target(&self.denoiser, clean, &noisy, &sigma)?;
             let of_pass = self.denoiser.net().add_gradients(&mut self.gradients, &input, &noise, &places, |d, f| {
                 let (target, noisy, c) = (target.select(&[d])?, noisy.select(&[d])?, &coefficients[d..=d]);
-                let made = self.denoiser.made_of(&noisy, f, &sigma[d..=d], c)?;
+                let (denoised, atom) = self.denoiser.made_of(&noisy, f, &sigma[d..=d], c)?;
                 let (gradient, value) =
-                    loss.gradient_and_value([&target, &made.denoised], [sigma[d], lower[d]], &coefficients[d], batch);
-                Ok((self.denoiser.to_output(&made, gradient, c), value))
+                    loss.gradient_and_value([&target, &denoised], [sigma[d], lower[d]], &coefficients[d], batch);
+                Ok((self.denoiser.to_output(atom.as_ref(), gradient, c), value))
             })?;
             places.into_iter().flatten().zip(of_pass).for_each(|(place, loss)| losses[place] = loss);
         }

@@ -70,7 +70,7 @@ impl Trainer<'_> {
             let (input, noise) = denoiser.network_input(&noisy, &coefficients);
             let f = denoiser.net().forward(&input, &noise)?;
             let (target, lower) = self.target(&denoiser, clean, &noisy, &[sigma])?;
-            let denoised = denoiser.made_of(&noisy, &f, &[sigma], &coefficients)?.denoised;
+            let denoised = denoiser.made_of(&noisy, &f, &[sigma], &coefficients)?.0;
             Ok(self.config.loss.gradient_and_value([&target, &denoised], [sigma, lower[0]], &coefficients[0], 1.0).1)
         };
         let images = (0..held_out.images as usize).into_par_iter().with_max_len(1);
