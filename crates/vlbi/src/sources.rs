@@ -28,6 +28,8 @@ pub const RING_DIAMETER_UAS: (f64, f64) = (15.0, 90.0);
 const BLUR_UAS: (f64, f64) = (2.0, 20.0);
 /// The narrowest blur of [`SourceSimulator::with_spots`], in pixels.
 const FINEST_PIXELS: f64 = 2.0;
+/// That of its disks. Where a prior has seen no edge as sharp as a disk's, a bright rim is likelier to it.
+const FINEST_DISK_PIXELS: f64 = 1.0;
 
 /// Random numbers of the simulator, apart from those of training and sampling with the same seed.
 const STREAM: u16 = 0x5c;
@@ -180,7 +182,7 @@ impl SourceSimulator {
     }
 
     /// The same simulator with faint spots around 40 % of the sources, and rougher structure noise: what reconstructed images show, real or not. No blur is
-    /// narrower than two pixels, since sharper structure is none that the grid can hold.
+    /// narrower than two pixels (that of disks: than one), since sharper structure is none that the grid can hold.
     pub fn with_spots(self) -> Self {
         Self { spots: true, ..self }
     }
@@ -213,12 +215,13 @@ impl SourceSimulator {
         let fov_uas = first.log_range(FOV_UAS.0, FOV_UAS.1);
         let grid = Grid { size: self.size, fov_uas };
         let canvas = (2 * self.size).clamp(96, 256);
-        let finest_uas = if self.spots { BLUR_UAS.0.max(FINEST_PIXELS * grid.pixel_uas()) } else { BLUR_UAS.0 };
+        let [finest_uas, finest_disk_uas] = [FINEST_PIXELS, FINEST_DISK_PIXELS]
+            .map(|pixels| if self.spots { BLUR_UAS.0.max(pixels * grid.pixel_uas()) } else { BLUR_UAS.0 });
         let mut attempts = 0;
         loop {
             attempts += 1;
             let mut rng = philox.sequence(index, attempts);
-            let mut source = Draw { rng: &mut rng, fov_uas, canvas, finest_uas, rough: self.spots }.source(family);
+            let mut source = Draw { rng: &mut rng, fov_uas, canvas, finest_uas, finest_disk_uas, rough: self.spots }.source(family);
             let extended = (rng.uniform() < 0.3).then(|| Faint {
                 fraction: rng.log_range(0.02, 0.3),
                 fwhm: rng.range(0.22, 0.42) * fov_uas,
@@ -373,13 +376,13 @@ impl ImageSource for SourceSimulator {
             None => Family::ALL.iter().map(|(family, p)| format!("{} {:.0} %", family.name(), 100.0 * p)).collect(),
         };
         let (finest, spots) = if self.spots {
-            (format!("{FINEST_PIXELS} pixels or {} uas", BLUR_UAS.0), ", faint spots around it in 40 %")
+            (format!(" and at least {FINEST_PIXELS} pixels (disks {FINEST_DISK_PIXELS})"), ", faint spots around it in 40 %")
         } else {
-            (BLUR_UAS.0.to_string(), "")
+            (String::new(), "")
         };
         format!(
             "simulated compact radio sources, seed {}, {} x {} pixels: {}; field {:.0}-{:.0} uas, ring diameters {:.0}-{:.0} uas (both \
-             log-uniform), blur {finest}-{} uas FWHM, extended component in 30 %{spots}, structure noise in 50 %; flux centroid at the centre, \
+             log-uniform), blur {}-{} uas FWHM{finest}, extended component in 30 %{spots}, structure noise in 50 %; flux centroid at the centre, \
              u = image/max, z = 2u - 1",
             self.seed,
             self.size,
@@ -389,6 +392,7 @@ impl ImageSource for SourceSimulator {
             FOV_UAS.1,
             RING_DIAMETER_UAS.0,
             RING_DIAMETER_UAS.1,
+            BLUR_UAS.0,
             BLUR_UAS.1
         )
     }
@@ -479,7 +483,7 @@ mod tests {
         let spotted = SourceSimulator::named("vlbi-sources-spots", 3, 64).unwrap();
         assert!(SourceSimulator::named("cats", 3, 64).unwrap_err().to_string().contains("vlbi-sources-spots"));
         let n = 400;
-        let (mut with, mut finest) = (0, f64::INFINITY);
+        let (mut with, mut finest) = (0, [f64::INFINITY; 2]);
         for index in 0..n {
             let (p, u) = spotted.image(index);
             let (right, up) = centroid_pixels(&u, 64);
@@ -488,13 +492,14 @@ mod tests {
             assert!(u.iter().all(|v| *v >= 0.0) && (high - 1.0).abs() < 1e-6, "{p:?}: {high}");
             with += usize::from(p.spots > 0);
             assert_eq!(p.spots > 0, (0.01..=0.25).contains(&p.spots_fraction), "{p:?}");
-            finest = finest.min(p.blur_fwhm_uas / p.shrunk / (p.fov_uas / 64.0));
+            let finest = &mut finest[usize::from(p.family == Family::Disk)];
+            *finest = finest.min(p.blur_fwhm_uas / p.shrunk / (p.fov_uas / 64.0));
             let (q, _) = plain.image(index);
             assert_eq!((q.spots, q.spots_fraction), (0, 0.0));
         }
         let expected = 0.4 * n as f64;
         assert!((with as f64 - expected).abs() < 4.0 * (0.6 * expected).sqrt(), "{with} of {n} have spots");
-        assert!((2.0..2.1).contains(&finest), "the narrowest blur is {finest} pixels");
+        assert!((2.0..2.1).contains(&finest[0]) && (1.0..1.2).contains(&finest[1]), "the narrowest blurs are {finest:?} pixels");
     }
 
     /// An image depends on seed and index alone, and the network's units are 2u - 1.

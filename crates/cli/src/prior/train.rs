@@ -29,7 +29,7 @@ use loss::LossArgs;
 pub(crate) struct Args {
     /// Where the images come from: a folder of PNG, TIFF, FITS or HDF5 files, all square and of one size, or `vlbi-sources`, the simulator of
     /// compact radio sources, or `vlbi-sources-spots`, the same with faint spots around 40 % of them, rougher structure noise and no blur
-    /// narrower than two pixels
+    /// narrower than two pixels (disks: one)
     source: String,
     /// Folder of the run
     #[arg(short, long, value_name = "DIR")]

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// One family only: gaussian-ring, flat-ring, crescent, accretion-flow, disk, gaussians, double, core-jet or clumps
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
-    /// Faint spots around 40 % of the sources, rougher structure noise and no blur narrower than two pixels, as `vlbi-sources-spots` has
+    /// Faint spots around 40 % of the sources, rougher structure noise and no blur narrower than two pixels (disks: one), as `vlbi-sources-spots` has
     #[arg(long)]
     spots: bool,
     /// Contact sheet (.png), stack (.safetensors) or folder of FITS images
