@@ -215,13 +215,13 @@ impl SourceSimulator {
         let fov_uas = first.log_range(FOV_UAS.0, FOV_UAS.1);
         let grid = Grid { size: self.size, fov_uas };
         let canvas = (2 * self.size).clamp(96, 256);
-        let [finest_uas, finest_disk_uas] = [FINEST_PIXELS, FINEST_DISK_PIXELS]
-            .map(|pixels| if self.spots { BLUR_UAS.0.max(pixels * grid.pixel_uas()) } else { BLUR_UAS.0 });
+        let finest_pixels = if family == Family::Disk { FINEST_DISK_PIXELS } else { FINEST_PIXELS };
+        let finest_uas = if self.spots { BLUR_UAS.0.max(finest_pixels * grid.pixel_uas()) } else { BLUR_UAS.0 };
         let mut attempts = 0;
         loop {
             attempts += 1;
             let mut rng = philox.sequence(index, attempts);
-            let mut source = Draw { rng: &mut rng, fov_uas, canvas, finest_uas, finest_disk_uas, rough: self.spots }.source(family);
+            let mut source = Draw { rng: &mut rng, fov_uas, canvas, finest_uas, rough: self.spots }.source(family);
             let extended = (rng.uniform() < 0.3).then(|| Faint {
                 fraction: rng.log_range(0.02, 0.3),
                 fwhm: rng.range(0.22, 0.42) * fov_uas,

@@ -25,8 +25,6 @@ pub(super) struct Draw<'a> {
     pub canvas: usize,
     /// FWHM of the narrowest blur.
     pub finest_uas: f64,
-    /// FWHM of the narrowest blur of a disk.
-    pub finest_disk_uas: f64,
     /// Structure noise of any roughness.
     pub rough: bool,
 }
@@ -222,7 +220,7 @@ impl Draw<'_> {
 
     /// An elliptical disk, uniform or darkened to its limb.
     fn disk(&mut self) -> Source {
-        let blur = self.rng.log_range(self.finest_disk_uas, BLUR_UAS.1);
+        let blur = self.blur();
         let largest = (0.94 * self.fov_uas - 1.6 * blur).min(110.0);
         let diameter = self.rng.log_range(14.0, largest.max(15.0));
         let stretch = self.stretch(0.4);
