@@ -24,7 +24,9 @@ impl ImageFolder {
             return Err(Error::Invalid(format!("the range is {low} to {high}, expected two increasing numbers")));
         }
         let paths = image_files(folder)?;
-        let stacks: Vec<ImageStack> = paths.par_iter().map(|path| checked(path, range)).collect::<Result<_>>()?;
+        // All results first: of several wrong files the first by name is told, whichever was read first.
+        let stacks: Vec<Result<ImageStack>> = paths.par_iter().map(|path| checked(path, range)).collect();
+        let stacks = stacks.into_iter().collect::<Result<Vec<_>>>()?;
         let shape = stacks[0].shape;
         if let Some(i) = stacks.iter().position(|s| s.shape != shape) {
             let (found, first) = (stacks[i].shape, paths[0].display());
