@@ -16,7 +16,8 @@ reconstruct() {
   while [ "$1" != -- ]; do files+=("$1"); shift; done
   shift
   [ -d "$work/$name" ] || "$halation" reconstruct vlbi "${files[@]}" -o "$work/$name" --resume "$@"
-  "$halation" assess "$work/$name" ${truth:+--truth "$truth"} --json > "docs/proof/$name.json"
+  # Paths as they are in the source tree and in the public data, wherever both lie.
+  "$halation" assess "$work/$name" ${truth:+--truth "$truth"} --json | sed "s#$PWD/##g; s#$(realpath "$shared")/##g" > "docs/proof/$name.json"
   echo "$name: docs/proof/$name.json"
 }
 

@@ -1,6 +1,5 @@
 //! Diffusion priors: the [`Denoiser`] trait, networks, checkpoints, training and unconditional samplers.
 
-mod background;
 pub mod checkpoint;
 mod denoiser;
 mod error;
@@ -15,14 +14,11 @@ pub mod train;
 mod unet;
 mod wiener;
 
-pub use background::KnownBackground;
 pub use denoiser::{Denoiser, Pullback};
 pub use error::{Error, Result};
 pub use folder::ImageFolder;
 pub use precond::{Coefficients, Precond, UNetDenoiser};
-pub use prior::{
-    PriorCard, PriorInfo, add_prior_metadata, denoiser_of, load_prior, load_unet_prior, read_prior, read_prior_metadata,
-};
+pub use prior::{PriorCard, PriorInfo, add_prior_metadata, load_prior, load_unet_prior, read_prior, read_prior_metadata};
 pub use sample::{SampleConfig, Sampler, ancestral_step, sample};
 pub use source::ImageSource;
 pub use unet::{Family, GradientSum, Parameter, Tape, UNet, UNetConfig, family};

@@ -1,7 +1,7 @@
 //! Priors as files: one safetensors file whose string metadata say what it is.
 
 use crate::checkpoint::{Architecture, architecture, insert_unet, load_unet};
-use crate::{Denoiser, Error, KnownBackground, Precond, Result, UNetDenoiser};
+use crate::{Denoiser, Error, Precond, Result, UNetDenoiser};
 use halation_io::{TensorFile, sha256_of_file};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -99,36 +99,21 @@ pub fn read_prior_metadata(path: &Path) -> Result<PriorInfo> {
     Ok(read_prior(path)?.0)
 }
 
-/// The denoiser of a prior file of kind `unet`; where metadata `background` state the value of the images' background, one that keeps it
-/// ([`KnownBackground`]).
+/// The denoiser of a prior file of kind `unet`.
 ///
 /// # Errors
 /// As [`load_unet_prior`], and when it is a consistency model, which is no denoiser.
-pub fn load_prior(path: &Path) -> Result<(Box<dyn Denoiser>, PriorInfo)> {
+pub fn load_prior(path: &Path) -> Result<(UNetDenoiser, PriorInfo)> {
     let (network, info) = load_unet_prior(path)?;
-    Ok((denoiser_of(network, &info)?, info))
-}
-
-/// What [`load_prior`] makes of the network of a prior file.
-///
-/// # Errors
-/// When it is a consistency model, or metadata `background` are no number.
-pub fn denoiser_of(denoiser: UNetDenoiser, info: &PriorInfo) -> Result<Box<dyn Denoiser>> {
-    let fail = |message: String| Error::Checkpoint { path: info.path.clone(), message };
-    if let Precond::Consistency { .. } = denoiser.precond() {
-        return Err(fail(
-            "found a consistency model, which leads a noisy image to the end of its path; expected a denoiser, the mean of the images that \
-             are possible: a prior of another loss"
+    if let Precond::Consistency { .. } = network.precond() {
+        return Err(Error::Checkpoint {
+            path: info.path,
+            message: "found a consistency model, which leads a noisy image to the end of its path; expected a denoiser, the mean of the images \
+                      that are possible: a prior of another loss"
                 .into(),
-        ));
+        });
     }
-    let Some(text) = info.card.extra.get("background") else { return Ok(Box::new(denoiser)) };
-    let value = text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| {
-        fail(format!(
-            "metadata background: found {text:?}, expected the value of the background in the network's units, such as -1"
-        ))
-    })?;
-    Ok(Box::new(KnownBackground::new(denoiser, value, info.card.range)))
+    Ok((network, info))
 }
 
 /// The network of a prior file of kind `unet`, a denoiser or a consistency model.

@@ -193,7 +193,7 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
     let fresh: Vec<u64> = (0..options.images).collect();
     let wiener = Wiener::fit(&simulator, reference.clone()).context(Unusable)?;
     let linear = measure("linear denoiser on fresh images", &wiener, &simulator, &fresh)?;
-    let network = measure("network on fresh images", prior.as_ref(), &simulator, &fresh)?;
+    let network = measure("network on fresh images", &prior, &simulator, &fresh)?;
     let (run, training) = match run {
         Ok(run) if run.saw() < 2 => (Err(format!("the run saw {} image(s)", run.saw())), None),
         Ok(run) => {
@@ -202,7 +202,7 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
             let numbers: Vec<u64> = (0..count).map(number).collect();
             let simulator = SourceSimulator::named(source, run.seed, size).context(Unusable)?;
             let images = TrainingImages::new(&simulator, run.seed, run.dihedral);
-            let errors = measure("network on training images", prior.as_ref(), &images, &numbers)?;
+            let errors = measure("network on training images", &prior, &images, &numbers)?;
             (Ok((run, numbers.len())), Some(errors))
         }
         Err(why) => (Err(why), None),
@@ -224,7 +224,7 @@ pub(super) fn run(path: &Path, source: &str, options: &Options) -> anyhow::Resul
     }
     if options.samples > 0 {
         let mut stage = Stage::new("samples of the prior, images times levels", options.samples * report.sampling.steps as u64);
-        let samples = sample::draw(prior.as_ref(), options.samples, &report.sampling, seed, |n| stage.add(n)).context(Unusable)?;
+        let samples = sample::draw(&prior, options.samples, &report.sampling, seed, |n| stage.add(n)).context(Unusable)?;
         drop(stage);
         let stage = Mutex::new(Stage::new("images through the ring gate", options.samples + options.reference));
         let each = || stage.lock().unwrap_or_else(PoisonError::into_inner).add(1);

@@ -3,7 +3,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use halation_compute::Philox;
 use halation_io::{Colours, OutputFile, TensorFile, contact_sheet};
-use halation_nn::{Denoiser, Precond, SampleConfig, Sampler, denoiser_of, load_unet_prior, sample};
+use halation_nn::{Denoiser, Precond, SampleConfig, Sampler, load_unet_prior, sample};
 use indicatif::ProgressBar;
 use ndarray::ArrayView2;
 use std::io::IsTerminal;
@@ -95,7 +95,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let (network, info) = load_unet_prior(&path).context(Unusable)?;
     let (prior, blur): (Box<dyn Denoiser>, Option<f64>) = match *network.precond() {
         Precond::Consistency { sigma_min, .. } => (Box::new(network), Some(sigma_min)),
-        _ => (denoiser_of(network, &info).context(Unusable)?, None),
+        _ => (Box::new(network), None),
     };
     let usual = if blur.is_some() { Method::Consistency } else { Method::Ancestral };
     let sampler = match (args.sampler.unwrap_or(usual), blur) {

@@ -151,7 +151,7 @@ pub(crate) fn load_prior(name: &Path) -> Result<LoadedPrior> {
             let range = if stated { info.card.range } else { mixture.range() };
             (Box::new(mixture), range)
         }
-        _ => (halation_nn::load_prior(path).context(Unusable)?.0, info.card.range),
+        _ => (Box::new(halation_nn::load_prior(path).context(Unusable)?.0), info.card.range),
     };
     if !(range[1] > range[0] && range[0].is_finite() && range[1].is_finite()) {
         return Err(anyhow!(

@@ -58,7 +58,7 @@ pub struct Trainer<'a> {
     since_log: (f64, f64, u64),
     gradients: GradientSum,
     /// Whose probability flow a consistency model learns to follow.
-    teacher: Option<Box<dyn Denoiser>>,
+    teacher: Option<UNetDenoiser>,
 }
 
 /// What a step did.
@@ -203,7 +203,7 @@ impl<'a> Trainer<'a> {
             return Err(Error::Invalid(format!("no teacher is given, expected the prior with SHA-256 {sha256}")));
         }
         let below = match &self.teacher {
-            Some(teacher) => flow_step(teacher.as_ref(), noisy, sigma, &lower)?,
+            Some(teacher) => flow_step(teacher, noisy, sigma, &lower)?,
             None => {
                 let shares = sigma.iter().zip(&lower).map(|(s, l)| f64::from(*l) / f64::from(*s));
                 combined(&clean, noisy, shares.map(|share| (1.0 - share, share)))

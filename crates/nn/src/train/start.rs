@@ -1,7 +1,7 @@
 use super::{Consistency, Loss, TrainConfig, Trainer};
 use crate::prior::{PriorInfo, load_prior, load_unet_prior};
 use crate::unet::Parameter;
-use crate::{Error, Family, ImageSource, Result};
+use crate::{Denoiser, Error, Family, ImageSource, Result};
 use std::path::Path;
 
 /// A prior from which a run goes on. Its file holds the averaged network alone: the run begins there, with a new optimiser.

@@ -509,25 +509,3 @@ fn turns_are_the_eight_of_a_square() {
     }
     assert_eq!(seen.len(), 8);
 }
-
-/// A prior the metadata of which state a background keeps it where the network alone does not; what is no number is an error.
-#[test]
-fn a_prior_keeps_its_background() {
-    let source = Gaussian { side: 8 };
-    let trainer = Trainer::new(tiny(8), &source).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join(PRIOR);
-    let write = |background: &str| {
-        let extra = BTreeMap::from([("background".to_string(), background.to_string())]);
-        trainer.save(folder.path(), &PriorCard { range: [-1.0, 1.0], extra, ..PriorCard::default() }).unwrap();
-    };
-    write("-1");
-    let (network, prior) = (crate::load_unet_prior(&path).unwrap().0, load_prior(&path).unwrap().0);
-    let x = Tensor::from_vec(&[1, 1, 8, 8], (0..64).map(|i| if i < 60 { -0.98 } else { 0.5 }).collect()).unwrap();
-    for (sigma, moved) in [(0.1, true), (1.0, false)] {
-        let [raw, kept] = [&network as &dyn Denoiser, prior.as_ref()].map(|d| d.denoise(&x, &[sigma]).unwrap());
-        assert_eq!(raw != kept, moved, "sigma {sigma}");
-    }
-    write("black");
-    assert!(load_prior(&path).err().unwrap().to_string().contains("found \"black\", expected the value of the background"));
-}
