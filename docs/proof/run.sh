@@ -17,7 +17,7 @@ reconstruct() {
   shift
   [ -d "$work/$name" ] || "$halation" reconstruct vlbi "${files[@]}" -o "$work/$name" --resume "$@"
   # Paths as they are in the source tree and in the public data, wherever both lie.
-  "$halation" assess "$work/$name" ${truth:+--truth "$truth"} --json | sed "s#$PWD/##g; s#$(realpath "$shared")/##g" > "docs/proof/$name.json"
+  "$halation" assess "$work/$name" ${truth:+--truth "$truth"} --json | sed "s#$(pwd -P)/##g; s#$(realpath "$shared")/##g" > "docs/proof/$name.json"
   echo "$name: docs/proof/$name.json"
 }
 

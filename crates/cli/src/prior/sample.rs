@@ -92,10 +92,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     OutputFile::check(&args.out).context(Unusable)?;
     let path = crate::find::prior(&args.file).context(Unusable)?;
-    let (network, info) = load_unet_prior(&path).context(Unusable)?;
-    let (prior, blur): (Box<dyn Denoiser>, Option<f64>) = match *network.precond() {
-        Precond::Consistency { sigma_min, .. } => (Box::new(network), Some(sigma_min)),
-        _ => (Box::new(network), None),
+    let (prior, info) = load_unet_prior(&path).context(Unusable)?;
+    let blur = match *prior.precond() {
+        Precond::Consistency { sigma_min, .. } => Some(sigma_min),
+        _ => None,
     };
     let usual = if blur.is_some() { Method::Consistency } else { Method::Ancestral };
     let sampler = match (args.sampler.unwrap_or(usual), blur) {
@@ -121,7 +121,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     let config = SampleConfig { steps, sigma_min, sigma_max, sampler };
     let number = args.number as u64;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(number * steps as u64) } else { ProgressBar::hidden() };
-    let samples = draw(prior.as_ref(), number, &config, args.seed, |n| bar.inc(n)).context(Unusable)?;
+    let samples = draw(&prior, number, &config, args.seed, |n| bar.inc(n)).context(Unusable)?;
     bar.finish_and_clear();
     let [channels, height, width] = prior.item_shape();
     if ending == "png" {
